@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit suite of the page cache rule for memory without a direct map.
+//!
+//! The oracle is the direct map itself: each test reads a folio by its direct-map address, with a
+//! load that may fault, at the moment when the rule says that it must, or must not.
+//!
+//! A failed assertion ends the thread without running destructors. So each test collects what it
+//! sees, lets go of all folios and locks, and asserts last.
+//!
+//! C source: [`mm/no_direct_map.c`](srctree/mm/no_direct_map.c)
+
+/// The name in the kernel log, as `module!` would define it.
+#[allow(dead_code)]
+const __LOG_PREFIX: &[u8] = b"no_direct_map_kunit\0";
+
+use kernel::prelude::*;
+
+#[kunit_tests(no_direct_map)]
+mod tests {
+    use kernel::{
+        alloc::flags::{
+            __GFP_ZERO, //
+            GFP_KERNEL,
+        },
+        bindings,
+        error::{
+            code::EEXIST,
+            from_err_ptr, //
+        },
+        mm::{
+            address_space::AddressSpace,
+            folio::{
+                Folio,
+                LockedFolio,
+                NewFolio, //
+            },
+        },
+        page::PAGE_SIZE,
+        prelude::*,
+        sync::aref::ARef, //
+    };
+
+    const SECRET: u64 = 0x5ec2e75e_c2e75ec2;
+
+    /// An address space of our own: that of an anonymous inode.
+    struct Mapping {
+        file: *mut bindings::file,
+    }
+
+    impl Mapping {
+        /// One whose folios stay in the direct map.
+        fn ordinary() -> Result<Self> {
+            struct Fops(bindings::file_operations);
+            // SAFETY: It is never written to.
+            unsafe impl Sync for Fops {}
+            static FOPS: Fops = Fops(pin_init::zeroed());
+
+            // SAFETY: The name and the operations are valid for as long as the kernel runs.
+            let file = unsafe {
+                bindings::anon_inode_create_getfile(
+                    c"[no_direct_map_kunit]".as_char_ptr(),
+                    &FOPS.0,
+                    core::ptr::null_mut(),
+                    0,
+                    core::ptr::null(),
+                )
+            };
+            Ok(Self {
+                file: from_err_ptr(file)?,
+            })
+        }
+
+        /// One whose folios leave the direct map.
+        fn hidden() -> Result<Self> {
+            let this = Self::ordinary()?;
+            // SAFETY: It was just created: empty, and nobody else knows it.
+            unsafe { this.space().set_no_direct_map() };
+            Ok(this)
+        }
+
+        fn space(&self) -> &AddressSpace {
+            // SAFETY: The file is ours and pins the inode. Nobody else uses its address space, and
+            // anonymous inodes have no use for folios.
+            unsafe { AddressSpace::from_raw((*self.file).f_mapping) }
+        }
+
+        /// Allocates a folio, fills it with secrets, and inserts it.
+        fn insert_secret(&self, index: usize, order: u32) -> Result<LockedFolio<'_>> {
+            Ok(self.space().insert(secret(order)?, index, GFP_KERNEL)?)
+        }
+
+        fn truncate(&self) {
+            self.space().invalidate_lock().truncate(0..usize::MAX);
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            self.truncate();
+            // SAFETY: We own the reference.
+            unsafe { bindings::fput(self.file) };
+        }
+    }
+
+    /// What stands in the direct map where a folio is.
+    #[derive(PartialEq, Eq, Clone, Copy)]
+    enum Seen {
+        /// Every page faults.
+        Absent,
+        /// Every page can be read, and all of it is zero.
+        Zero,
+        /// Every page can be read, and all of it is [`SECRET`].
+        Secret,
+        /// None of the above.
+        Mixed,
+    }
+
+    fn look(folio: &Folio) -> Seen {
+        const WORDS: usize = 64;
+        const BYTES: usize = core::mem::size_of::<[u64; WORDS]>();
+        let mut seen = None;
+
+        // SAFETY: The folio is valid.
+        let addr = unsafe { bindings::folio_address(folio.as_ptr()) };
+        for offset in (0..folio.size()).step_by(BYTES) {
+            let mut words = [0u64; WORDS];
+            // SAFETY: `words` is valid for writes; any source will do.
+            let ret = unsafe {
+                bindings::copy_from_kernel_nofault(
+                    words.as_mut_ptr().cast(),
+                    addr.wrapping_byte_add(offset),
+                    BYTES,
+                )
+            };
+            let now = if ret != 0 {
+                Seen::Absent
+            } else if words == [0; WORDS] {
+                Seen::Zero
+            } else if words == [SECRET; WORDS] {
+                Seen::Secret
+            } else {
+                return Seen::Mixed;
+            };
+            if *seen.get_or_insert(now) != now {
+                return Seen::Mixed;
+            }
+        }
+        seen.unwrap_or(Seen::Mixed)
+    }
+
+    fn secret(order: u32) -> Result<NewFolio> {
+        let mut folio = NewFolio::alloc(order, GFP_KERNEL)?;
+        let mut part = [0u8; 512];
+        for word in part.chunks_exact_mut(8) {
+            word.copy_from_slice(&SECRET.to_ne_bytes());
+        }
+        for offset in (0..folio.size()).step_by(part.len()) {
+            folio.write(offset, &part)?;
+        }
+        Ok(folio)
+    }
+
+    /// The load that may fault does see what it should see.
+    #[test]
+    fn oracle_reads_the_direct_map() -> Result {
+        let written = look(&*secret(0)?);
+        let zeroed = look(&*NewFolio::alloc(2, GFP_KERNEL | __GFP_ZERO)?);
+
+        assert!(written == Seen::Secret);
+        assert!(zeroed == Seen::Zero);
+        Ok(())
+    }
+
+    #[test]
+    fn absent_while_in_the_page_cache() -> Result {
+        let mapping = Mapping::hidden()?;
+        let locked = mapping.insert_secret(0, 0)?;
+        let while_locked = look(&locked);
+        let folio = locked.unlock();
+        let while_cached = look(&folio);
+        drop(mapping);
+
+        assert!(while_locked == Seen::Absent);
+        assert!(while_cached == Seen::Absent);
+        Ok(())
+    }
+
+    #[test]
+    fn present_and_scrubbed_after_truncation() -> Result {
+        let mapping = Mapping::hidden()?;
+        let folio = mapping.insert_secret(0, 0)?.unlock();
+        mapping.truncate();
+        let after = look(&folio);
+
+        assert!(after == Seen::Zero);
+        Ok(())
+    }
+
+    /// The removal of a single folio is another path than that of a batch.
+    #[test]
+    fn present_and_scrubbed_after_removal() -> Result {
+        let mapping = Mapping::hidden()?;
+        let locked = mapping.insert_secret(0, 0)?;
+        // SAFETY: The folio is locked and in the page cache, and `locked` has a reference.
+        unsafe { bindings::filemap_remove_folio(locked.as_ptr()) };
+        let after = look(&locked);
+        drop(locked);
+
+        assert!(after == Seen::Zero);
+        Ok(())
+    }
+
+    #[test]
+    fn present_and_unchanged_after_a_failed_insertion() -> Result {
+        let mapping = Mapping::hidden()?;
+        let winner = mapping.insert_secret(7, 0)?.unlock();
+        let (error, loser) = match mapping.space().insert(secret(0)?, 7, GFP_KERNEL) {
+            Ok(_) => (None, Seen::Mixed),
+            Err(e) => (Some(e.error), look(&e.folio)),
+        };
+        let winner_stays = look(&winner);
+        drop(mapping);
+
+        assert!(error == Some(EEXIST));
+        assert!(loser == Seen::Secret);
+        assert!(winner_stays == Seen::Absent);
+        Ok(())
+    }
+
+    #[test]
+    fn ordinary_mapping_is_left_alone() -> Result {
+        let mapping = Mapping::ordinary()?;
+        let folio = mapping.insert_secret(0, 0)?.unlock();
+        let cached = look(&folio);
+        mapping.truncate();
+        let after = look(&folio);
+
+        assert!(!mapping.space().no_direct_map());
+        assert!(cached == Seen::Secret);
+        assert!(after == Seen::Secret);
+        Ok(())
+    }
+
+    /// More than a folio batch, and than the 2 MiB that one large entry may cover.
+    #[test]
+    fn many_pages() -> Result {
+        const PAGES: usize = 1200;
+        let mapping = Mapping::hidden()?;
+        let mut folios = KVec::<ARef<Folio>>::with_capacity(PAGES, GFP_KERNEL)?;
+        for index in 0..PAGES {
+            folios.push(mapping.insert_secret(index, 0)?.unlock(), GFP_KERNEL)?;
+        }
+        let absent = folios.iter().filter(|f| look(f) == Seen::Absent).count();
+
+        // A hole in the middle: its pages come back, their neighbours do not.
+        mapping.space().invalidate_lock().truncate(300..900);
+        let holed = folios[300..900]
+            .iter()
+            .filter(|f| look(f) == Seen::Zero)
+            .count();
+        let kept = folios.iter().filter(|f| look(f) == Seen::Absent).count();
+        mapping.truncate();
+        let zero = folios.iter().filter(|f| look(f) == Seen::Zero).count();
+        drop(folios);
+
+        assert_eq!(absent, PAGES);
+        assert_eq!(holed, 600);
+        assert_eq!(kept, PAGES - 600);
+        assert_eq!(zero, PAGES);
+        Ok(())
+    }
+
+    #[test]
+    fn large_folios() -> Result {
+        let mapping = Mapping::hidden()?;
+        // The last is larger than a large entry of x86.
+        for order in [1, 3, 9, 10] {
+            let folio = mapping.insert_secret(0, order)?.unlock();
+            let cached = look(&folio);
+            mapping.truncate();
+            let after = look(&folio);
+            drop(folio);
+
+            assert!(cached == Seen::Absent);
+            assert!(after == Seen::Zero);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_index_is_used_again() -> Result {
+        let mapping = Mapping::hidden()?;
+        let mut wrong = 0;
+        for _ in 0..100 {
+            let folio = mapping.insert_secret(3, 0)?.unlock();
+            wrong += usize::from(look(&folio) != Seen::Absent);
+            mapping.truncate();
+            wrong += usize::from(look(&folio) != Seen::Zero);
+        }
+
+        assert_eq!(wrong, 0);
+        Ok(())
+    }
+
+    /// The same folio, found by a look-up.
+    #[test]
+    fn a_lookup_finds_it_absent() -> Result {
+        let mapping = Mapping::hidden()?;
+        let pfn = mapping.insert_secret(5, 0)?.pfn();
+        let found = mapping.space().lock_folio(5)?;
+        let (same, index, seen) = (found.pfn() == pfn, found.index(), look(&found));
+        drop(found);
+        drop(mapping);
+
+        assert!(same);
+        assert_eq!(index, 5);
+        assert!(seen == Seen::Absent);
+        Ok(())
+    }
+
+    /// A reference that outlives the mapping does not keep the contents.
+    #[test]
+    fn scrubbed_although_referenced() -> Result {
+        let mapping = Mapping::hidden()?;
+        let folio = mapping.insert_secret(0, 0)?.unlock();
+        drop(mapping);
+        let after = look(&folio);
+
+        assert!(after == Seen::Zero);
+        assert_eq!(folio.size(), PAGE_SIZE);
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/pagemap.h>
+
+__rust_helper void
+rust_helper_mapping_set_no_direct_map(struct address_space *mapping)
+{
+	mapping_set_no_direct_map(mapping);
+}
+
+__rust_helper bool
+rust_helper_mapping_no_direct_map(const struct address_space *mapping)
+{
+	return mapping_no_direct_map(mapping);
+}
+
+__rust_helper unsigned int
+rust_helper_mapping_min_folio_order(const struct address_space *mapping)
+{
+	return mapping_min_folio_order(mapping);
+}
+
+__rust_helper struct folio *
+rust_helper_filemap_lock_folio(struct address_space *mapping, pgoff_t index)
+{
+	return filemap_lock_folio(mapping, index);
+}
+
+__rust_helper void
+rust_helper_filemap_invalidate_lock(struct address_space *mapping)
+{
+	filemap_invalidate_lock(mapping);
+}
+
+__rust_helper void
+rust_helper_filemap_invalidate_unlock(struct address_space *mapping)
+{
+	filemap_invalidate_unlock(mapping);
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Address spaces: the page cache of one inode.
+//!
+//! C header: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
+
+use crate::{
+    alloc::Flags,
+    bindings,
+    error::{
+        code::EINVAL,
+        from_err_ptr,
+        to_result,
+        Error,
+        Result, //
+    },
+    mm::folio::{
+        Folio,
+        LockedFolio,
+        NewFolio, //
+    },
+    page::PAGE_SIZE,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    },
+};
+use core::{
+    mem::ManuallyDrop,
+    ops::Range,
+    ptr::NonNull, //
+};
+
+/// Returns the offset in bytes of the page `index`, if a file can be that long.
+fn byte_offset(index: usize) -> Option<bindings::loff_t> {
+    bindings::loff_t::try_from(index)
+        .ok()?
+        .checked_mul(PAGE_SIZE as bindings::loff_t)
+}
+
+/// The page cache of an inode.
+///
+/// Wraps `struct address_space`.
+///
+/// # Invariants
+///
+/// * The address space is valid for as long as a reference to it exists.
+/// * Folios in it need nothing but what the page cache itself does: no private data, no writeback.
+#[repr(transparent)]
+pub struct AddressSpace(Opaque<bindings::address_space>);
+
+// SAFETY: The page cache is made for concurrent use; whatever needs a lock takes it or asks for it.
+unsafe impl Sync for AddressSpace {}
+
+/// A folio that could not be inserted, and why.
+pub struct InsertError {
+    /// The reason.
+    pub error: Error,
+    /// The folio, as it was before.
+    pub folio: NewFolio,
+}
+
+impl From<InsertError> for Error {
+    #[inline]
+    fn from(value: InsertError) -> Self {
+        value.error
+    }
+}
+
+impl AddressSpace {
+    /// Creates a reference from a C address space.
+    ///
+    /// # Safety
+    ///
+    /// `mapping` is valid for `'a`. Whoever owns it leaves it to the page cache alone what happens
+    /// to its folios, and expects folios that are inserted here.
+    #[inline]
+    pub unsafe fn from_raw<'a>(mapping: *mut bindings::address_space) -> &'a Self {
+        // SAFETY: By the safety requirements; `AddressSpace` is transparent.
+        // INVARIANT: Likewise.
+        unsafe { &*mapping.cast() }
+    }
+
+    /// Returns the C address space.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut bindings::address_space {
+        self.0.get()
+    }
+
+    /// Keeps the folios of this address space out of the direct map, from now on and for good.
+    ///
+    /// Insertion fails with [`EINVAL`] where the direct map cannot be changed.
+    ///
+    /// # Safety
+    ///
+    /// The address space is empty, and nobody else can reach it yet.
+    #[inline]
+    pub unsafe fn set_no_direct_map(&self) {
+        // SAFETY: By the safety requirements, no folio is inserted with the other setting.
+        unsafe { bindings::mapping_set_no_direct_map(self.as_ptr()) };
+    }
+
+    /// Are the folios of this address space out of the direct map?
+    #[inline]
+    pub fn no_direct_map(&self) -> bool {
+        // SAFETY: By the type invariants, this is valid.
+        unsafe { bindings::mapping_no_direct_map(self.as_ptr()) }
+    }
+
+    /// Inserts a folio at `index`, counted in pages.
+    ///
+    /// May sleep. The result is locked; if [`no_direct_map`](Self::no_direct_map), the kernel has
+    /// no mapping of the folio any more.
+    ///
+    /// # Errors
+    ///
+    /// The folio comes back, with its contents, and with
+    ///
+    /// * [`EEXIST`] if there is a folio at `index` already;
+    /// * [`EINVAL`] if `index` is not a multiple of the folio's size in pages, the folio is smaller
+    ///   than what this address space has, or the direct map cannot be changed;
+    /// * [`ENOMEM`] if there is no memory for the page cache, to split a large entry of the direct
+    ///   map, or left in the memory cgroup.
+    ///
+    /// [`EEXIST`]: crate::error::code::EEXIST
+    /// [`ENOMEM`]: crate::error::code::ENOMEM
+    pub fn insert(
+        &self,
+        folio: NewFolio,
+        index: usize,
+        gfp: Flags,
+    ) -> Result<LockedFolio<'_>, InsertError> {
+        let order = folio.order();
+
+        // SAFETY: By the type invariants, this is valid.
+        let min_order = unsafe { bindings::mapping_min_folio_order(self.as_ptr()) };
+        if order < min_order || index & ((1 << order) - 1) != 0 {
+            return Err(InsertError {
+                error: EINVAL,
+                folio,
+            });
+        }
+
+        // SAFETY: By the type invariants, this is valid. A `NewFolio` is in no page cache, and the
+        // order and the alignment were checked.
+        let ret = unsafe {
+            bindings::filemap_add_folio(self.as_ptr(), folio.as_ptr(), index, gfp.as_raw())
+        };
+        if let Err(error) = to_result(ret) {
+            return Err(InsertError { error, folio });
+        }
+
+        let folio = ManuallyDrop::new(folio);
+        let folio: &Folio = &folio;
+        // SAFETY: Comes from a reference. The folio is in the page cache and locked now, and the
+        // reference is not dropped with the `NewFolio`.
+        Ok(unsafe { LockedFolio::from_raw(NonNull::from(folio).cast()) })
+    }
+
+    /// Finds the folio that contains `index`, counted in pages, and locks it. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`](crate::error::code::ENOENT) if there is none.
+    pub fn lock_folio(&self, index: usize) -> Result<LockedFolio<'_>> {
+        // SAFETY: By the type invariants, this is valid.
+        let folio = from_err_ptr(unsafe { bindings::filemap_lock_folio(self.as_ptr(), index) })?;
+
+        // SAFETY: `filemap_lock_folio` does not return NULL, and it returned a folio of this
+        // address space with a reference and the lock.
+        Ok(unsafe { LockedFolio::from_raw(NonNull::new_unchecked(folio)) })
+    }
+
+    /// Takes the `invalidate_lock` for writing: no folio is added meanwhile by those who take it
+    /// for reading. May sleep.
+    #[inline]
+    pub fn invalidate_lock(&self) -> InvalidateGuard<'_> {
+        // SAFETY: By the type invariants, this is valid.
+        unsafe { bindings::filemap_invalidate_lock(self.as_ptr()) };
+
+        // INVARIANT: We just took it.
+        InvalidateGuard {
+            mapping: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+/// The `invalidate_lock` of an address space, held for writing.
+///
+/// It is the key to what removes folios. Unlocks when it goes out of scope.
+///
+/// # Invariants
+///
+/// The lock is held for writing, by this task.
+#[must_use = "the lock unlocks immediately when the guard is unused"]
+pub struct InvalidateGuard<'a> {
+    mapping: &'a AddressSpace,
+    _not_send: NotThreadSafe,
+}
+
+impl InvalidateGuard<'_> {
+    /// Removes all folios from the pages `range`, unmapping them from userspace.
+    ///
+    /// Only whole folios are removed. What a folio held is gone when this returns if
+    /// [`AddressSpace::no_direct_map`], even if somebody has a reference to it. Waits for folio
+    /// locks: the caller must have none.
+    pub fn truncate(&mut self, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let Some(first) = byte_offset(range.start) else {
+            return;
+        };
+        // All ones is how C says "to the end", however long the file.
+        let last = byte_offset(range.end)
+            .and_then(|end| bindings::uoff_t::try_from(end - 1).ok())
+            .unwrap_or(bindings::uoff_t::MAX);
+
+        // SAFETY: By the type invariants, this is valid and the lock is held.
+        unsafe { bindings::truncate_inode_pages_range(self.mapping.as_ptr(), first, last) };
+    }
+}
+
+impl Drop for InvalidateGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, this task holds the lock for writing.
+        unsafe { bindings::filemap_invalidate_unlock(self.mapping.as_ptr()) };
+    }
+}

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by every script here: where things are, and how a script speaks.
+# shellcheck shell=bash
+set -euo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=$top/build
+# Read by the scripts that source this file.
+# shellcheck disable=SC2034
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/no-direct-map
+# shellcheck disable=SC2034
+linux=$build/linux
+
+# stage TEXT: what begins now, with the time since the command was started. One
+# clock for a whole `make` run: the first script sets it, the others inherit it.
+export STAGE_START=${STAGE_START:-$(date +%s)}
+stage() {
+	local t=$(($(date +%s) - STAGE_START))
+	printf '==> [%2d:%02d] %s\n' $((t / 60)) $((t % 60)) "$*" >&2
+}
+
+# die WHAT [THE WAY OUT]: every line after the first is indented under it.
+die() {
+	printf 'error: %s\n' "$1" >&2
+	shift
+	[ $# -eq 0 ] || printf '       %s\n' "$@" >&2
+	exit 1
+}
+
+# need_space DIR GIB: there is room before the long work starts, not after it.
+need_space() {
+	local free
+	mkdir -p "$1"
+	free=$(($(df -Pk "$1" | awk 'NR == 2 { print $4 }') / 1048576))
+	[ "$free" -ge "$2" ] ||
+		die "$1 has $free GiB free, this step needs $2 GiB" \
+		    "free some space, or set XDG_CACHE_HOME or clone to a larger disk"
+}
+
+# locked NAME: one run at a time; the lock goes with the process.
+locked() {
+	mkdir -p "$build"
+	exec {lock_fd}>"$build/.$1.lock"
+	flock -n "$lock_fd" || {
+		stage "waiting for another run of '$1'"
+		flock "$lock_fd"
+	}
+}

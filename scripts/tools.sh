@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced: which compilers. Rust is the distribution's, because the kernel builds
+# `core` from source, which must be of the compiler's version: a rustup toolchain
+# in PATH has another one, or none. LLVM is the one that this rustc is built on,
+# so that C helpers can be inlined into Rust.
+# shellcheck shell=bash disable=SC2034
+
+if grep -qs '^VERSION_ID="12"' /etc/os-release; then
+	RUST_PACKAGES=(rustc-web cargo-web rustfmt-web rust-web-clippy rust-web-src)
+	LLVM_MAJOR=22
+else
+	RUST_PACKAGES=(rustc cargo rustfmt rust-clippy rust-src)
+	LLVM_MAJOR=19
+fi
+
+RUSTC=${RUSTC:-/usr/bin/rustc}
+CARGO=${CARGO:-/usr/bin/cargo}
+RUSTFMT=${RUSTFMT:-/usr/bin/rustfmt}
+if [ -x "$RUSTC" ]; then
+	llvm_of_rustc=$("$RUSTC" -vV 2>/dev/null | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p' || :)
+	LLVM_MAJOR=${llvm_of_rustc:-$LLVM_MAJOR}
+fi
+BINDGEN=${BINDGEN:-$cache/bindgen/bin/bindgen}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A guest whose only memory is a guest_memfd, and which fills that memory with a secret.
+
+use direct_map_scan::Pattern;
+use guest_memfd::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GuestMemfd};
+use kvm_ioctls::{Kvm, VcpuExit};
+use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+
+use crate::{
+    Error, Holder, call,
+    secret::{self, PAGE_SIZE},
+};
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
+
+/// Where the guest finds the complement of its secret.
+const PATTERN: usize = PAGE_SIZE;
+/// Where the guest begins to write. Below are its code and the disguised secret.
+const SECRETS: usize = 2 * PAGE_SIZE;
+
+/// A guest that has run and halted; its memory is still there.
+pub struct Guest {
+    pages: usize,
+    // In the order of what needs what.
+    _vcpu: kvm_ioctls::VcpuFd,
+    _vm: kvm_ioctls::VmFd,
+    region: MmapRegion,
+    _memory: GuestMemfd,
+}
+
+impl Guest {
+    /// Creates a guest with memory of these flags (besides those needed to map it), and has it
+    /// write `pages` pages full of the secret.
+    pub fn run(pattern: &Pattern, pages: usize, flags: u64) -> Result<Self, Error> {
+        let kvm = Kvm::new().map_err(call("opening /dev/kvm"))?;
+        let vm = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        let size = SECRETS + pages * PAGE_SIZE;
+        let memory = GuestMemfd::create(
+            &vm,
+            size as u64,
+            flags | GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
+        )?;
+        let region = memory.map()?;
+        // SAFETY: The mapping is of this memory, and `Guest` drops it after the VM.
+        unsafe { memory.bind(&vm, 0, 0, &region)? };
+
+        let contents = region.get_slice(0, size)?;
+        contents.write_slice(arch::code(), 0)?;
+        contents.write_slice(pattern.inverted(), PATTERN)?;
+
+        let mut vcpu = vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
+        arch::set_up(&vcpu, pages * PAGE_SIZE / Pattern::LEN)?;
+        match vcpu.run().map_err(call("KVM_RUN"))? {
+            VcpuExit::Hlt => {}
+            exit => return Err(Error::Exit(format!("{exit:?}"))),
+        }
+        Ok(Self {
+            pages,
+            _vcpu: vcpu,
+            _vm: vm,
+            region,
+            _memory: memory,
+        })
+    }
+}
+
+impl Holder for Guest {
+    fn check(&self, pattern: &Pattern) -> Result<(), Error> {
+        let first = self.region.as_ptr().wrapping_add(SECRETS);
+        // SAFETY: The region has that many pages from there.
+        match unsafe { secret::pages_without(pattern, first, self.pages) } {
+            0 => Ok(()),
+            wrong => Err(Error::NotWritten {
+                wrong,
+                pages: self.pages,
+            }),
+        }
+    }
+}

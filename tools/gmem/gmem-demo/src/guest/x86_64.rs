@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The guest's code for x86_64: 32-bit protected mode, flat segments, no paging.
+
+use std::arch::global_asm;
+
+use kvm_bindings::{kvm_regs, kvm_segment};
+use kvm_ioctls::VcpuFd;
+
+use super::{PATTERN, SECRETS};
+use crate::{Error, call};
+
+// esi: the complement of the secret; edi: where to write; ecx: how many times.
+//
+// One word at a time, all through one register, because KVM keeps the registers of a guest that has
+// stopped in the host's memory, side by side.
+global_asm!(
+    ".pushsection .rodata",
+    ".globl gmem_demo_code, gmem_demo_code_end",
+    ".code32",
+    "gmem_demo_code:",
+    "2: xor edx, edx",
+    "3: mov eax, [esi + edx]",
+    "not eax",
+    "mov [edi + edx], eax",
+    "add edx, 4",
+    "cmp edx, 16",
+    "jne 3b",
+    "add edi, edx",
+    "dec ecx",
+    "jnz 2b",
+    "xor eax, eax",
+    "hlt",
+    "gmem_demo_code_end:",
+    ".code64",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    static gmem_demo_code: u8;
+    static gmem_demo_code_end: u8;
+}
+
+/// What is to stand at guest address 0.
+pub fn code() -> &'static [u8] {
+    let (start, end) = (&raw const gmem_demo_code, &raw const gmem_demo_code_end);
+    // SAFETY: The labels are the ends of the code above, which is read-only data.
+    unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+}
+
+/// Has the vCPU begin at address 0 and write the secret `times` times.
+pub fn set_up(vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
+    const PROTECTED_MODE: u64 = 1;
+
+    let mut sregs = vcpu.get_sregs().map_err(call("KVM_GET_SREGS"))?;
+    let flat = kvm_segment {
+        limit: 0xffff_ffff,
+        selector: 8,
+        type_: 3,
+        present: 1,
+        db: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    sregs.cs = kvm_segment { type_: 11, ..flat };
+    for segment in [
+        &mut sregs.ds,
+        &mut sregs.es,
+        &mut sregs.fs,
+        &mut sregs.gs,
+        &mut sregs.ss,
+    ] {
+        *segment = kvm_segment {
+            selector: 16,
+            ..flat
+        };
+    }
+    sregs.cr0 |= PROTECTED_MODE;
+    vcpu.set_sregs(&sregs).map_err(call("KVM_SET_SREGS"))?;
+    vcpu.set_regs(&kvm_regs {
+        rip: 0,
+        rflags: 2,
+        rsi: PATTERN as u64,
+        rdi: SECRETS as u64,
+        rcx: times as u64,
+        ..Default::default()
+    })
+    .map_err(call("KVM_SET_REGS"))
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The reference: memory of `memfd_secret()`, which is out of the direct map on stock kernels too.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{FromRawFd, OwnedFd},
+};
+
+use direct_map_scan::Pattern;
+use vm_memory::{FileOffset, MmapRegion};
+
+use crate::{
+    Error, Holder, call,
+    secret::{self, PAGE_SIZE},
+};
+
+/// Pages of `memfd_secret()` that are filled with a secret.
+pub struct SecretMem {
+    pages: usize,
+    region: MmapRegion,
+}
+
+impl SecretMem {
+    /// Creates and fills them.
+    pub fn filled(pattern: &Pattern, pages: usize) -> Result<Self, Error> {
+        // SAFETY: No pointers are passed.
+        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::FD_CLOEXEC) };
+        if fd < 0 {
+            return Err(call("memfd_secret()")(io::Error::last_os_error()));
+        }
+        // SAFETY: The kernel just gave us this descriptor, nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let file = File::from(fd);
+        let size = pages * PAGE_SIZE;
+        file.set_len(size as u64)
+            .map_err(call("ftruncate() of secret memory"))?;
+
+        let region = MmapRegion::from_file(FileOffset::new(file, 0), size)
+            .map_err(guest_memfd::Error::from)?;
+        for i in 0..size {
+            let byte = !pattern.inverted()[i % Pattern::LEN];
+            // SAFETY: Within the mapping. Volatile, a byte at a time: no copy of the secret must
+            // get to where the kernel can find it.
+            unsafe { region.as_ptr().add(i).write_volatile(byte) };
+        }
+        Ok(Self { pages, region })
+    }
+}
+
+impl Holder for SecretMem {
+    fn check(&self, pattern: &Pattern) -> Result<(), Error> {
+        // SAFETY: The region has that many pages.
+        match unsafe { secret::pages_without(pattern, self.region.as_ptr(), self.pages) } {
+            0 => Ok(()),
+            wrong => Err(Error::NotWritten {
+                wrong,
+                pages: self.pages,
+            }),
+        }
+    }
+}
