@@ -173,3 +173,145 @@ fn scan_chunk(
         std::hint::black_box(buf);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use object::{
+        NativeEndian, U16, U32, U64,
+        elf::{ELFCLASS64, ELFDATA2LSB, ELFMAG, EV_CURRENT, FileHeader64, Ident, PT_LOAD, PT_NOTE},
+        elf::{ET_CORE, ProgramHeader64},
+        pod::bytes_of,
+    };
+
+    const ENDIAN: NativeEndian = NativeEndian;
+    const TEXT: &str = "00112233445566778899aabbccddeeff";
+    const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
+    const IMAGE: u64 = 0xffff_ffff_8100_0000;
+    const VMALLOC: u64 = 0xffff_c900_0000_0000;
+
+    /// A core file with segments of (type, virtual, physical, contents), in a file of its own.
+    fn core(name: &str, segments: &[(u32, u64, u64, &[u8])]) -> PathBuf {
+        let mut headers = bytes_of(&FileHeader64 {
+            e_ident: Ident {
+                magic: ELFMAG,
+                class: ELFCLASS64,
+                data: ELFDATA2LSB,
+                version: EV_CURRENT,
+                os_abi: 0,
+                abi_version: 0,
+                padding: [0; 7],
+            },
+            e_type: U16::new(ENDIAN, ET_CORE),
+            e_machine: U16::new(ENDIAN, 0),
+            e_version: U32::new(ENDIAN, 1),
+            e_entry: U64::new(ENDIAN, 0),
+            e_phoff: U64::new(ENDIAN, 64),
+            e_shoff: U64::new(ENDIAN, 0),
+            e_flags: U32::new(ENDIAN, 0),
+            e_ehsize: U16::new(ENDIAN, 64),
+            e_phentsize: U16::new(ENDIAN, 56),
+            e_phnum: U16::new(ENDIAN, segments.len() as u16),
+            e_shentsize: U16::new(ENDIAN, 0),
+            e_shnum: U16::new(ENDIAN, 0),
+            e_shstrndx: U16::new(ENDIAN, 0),
+        })
+        .to_vec();
+        let mut contents = Vec::new();
+        for (p_type, virt, physical, bytes) in segments {
+            let header = ProgramHeader64 {
+                p_type: U32::new(ENDIAN, *p_type),
+                p_flags: U32::new(ENDIAN, 7),
+                p_offset: U64::new(ENDIAN, 4096 + contents.len() as u64),
+                p_vaddr: U64::new(ENDIAN, *virt),
+                p_paddr: U64::new(ENDIAN, *physical),
+                p_filesz: U64::new(ENDIAN, bytes.len() as u64),
+                p_memsz: U64::new(ENDIAN, bytes.len() as u64),
+                p_align: U64::new(ENDIAN, 4096),
+            };
+            headers.extend_from_slice(bytes_of(&header));
+            contents.extend_from_slice(bytes);
+        }
+        headers.resize(4096, 0);
+        headers.extend(contents);
+        let path =
+            std::env::temp_dir().join(format!("direct-map-scan.{}.{name}", std::process::id()));
+        std::fs::write(&path, headers).unwrap();
+        path
+    }
+
+    fn scan_and_remove(path: &Path) -> Result<Report, Error> {
+        let report = scan_file(path, &TEXT.parse().unwrap());
+        std::fs::remove_file(path).unwrap();
+        report
+    }
+
+    fn memory(len: usize, at: &[usize]) -> Vec<u8> {
+        let mut bytes = vec![0u8; len];
+        for &offset in at {
+            for i in 0..Pattern::LEN {
+                bytes[offset + i] = i as u8 * 0x11;
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn counts_pages_not_matches() {
+        let ram = memory(8 * 4096, &[0, 100, 4096, 5 * 4096 + 4080]);
+        let path = core(
+            "pages",
+            &[(PT_LOAD, DIRECT_MAP + 0x10_0000, 0x10_0000, &ram)],
+        );
+        let report = scan_and_remove(&path).unwrap();
+        let physical: Vec<u64> = report.hits.iter().map(|hit| hit.physical).collect();
+        assert_eq!(physical, [0x10_0000, 0x10_1000, 0x10_5000]);
+        assert_eq!(report.scanned, 8 * 4096);
+    }
+
+    #[test]
+    fn finds_across_chunks() {
+        let ram = memory(
+            3 * CHUNK,
+            &[CHUNK - 8, 2 * CHUNK - 1, 3 * CHUNK - Pattern::LEN],
+        );
+        let path = core("chunks", &[(PT_LOAD, DIRECT_MAP, 0x1000, &ram)]);
+        assert_eq!(scan_and_remove(&path).unwrap().pages(), 3);
+    }
+
+    #[test]
+    fn tells_the_mappings_apart() {
+        let ram = memory(4096, &[8]);
+        let path = core(
+            "kinds",
+            &[
+                (PT_NOTE, 0, 0, &ram),
+                (PT_LOAD, VMALLOC, u64::MAX, &ram),
+                (PT_LOAD, IMAGE, 0x100_0000, &ram),
+                (PT_LOAD, DIRECT_MAP + 0x100_0000, 0x100_0000, &ram),
+            ],
+        );
+        let report = scan_and_remove(&path).unwrap();
+        let kinds: Vec<Kind> = report.hits.iter().map(|hit| hit.kind).collect();
+        assert_eq!(kinds, [Kind::DirectMap, Kind::KernelImage]);
+        assert_eq!(report.pages(), 1);
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_file() {
+        let nothing = core("no-ram", &[(PT_LOAD, VMALLOC, u64::MAX, &[0; 16])]);
+        assert!(matches!(
+            scan_and_remove(&nothing),
+            Err(Error::NoRam { .. })
+        ));
+
+        let missing = scan_file(Path::new("/nonexistent"), &TEXT.parse().unwrap());
+        assert!(matches!(missing, Err(Error::Open { .. })));
+
+        let other =
+            std::env::temp_dir().join(format!("direct-map-scan.{}.text", std::process::id()));
+        std::fs::write(&other, "not an ELF file").unwrap();
+        assert!(matches!(scan_and_remove(&other), Err(Error::Elf { .. })));
+    }
+}

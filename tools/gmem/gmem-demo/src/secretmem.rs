@@ -26,7 +26,7 @@ impl SecretMem {
     /// Creates and fills them.
     pub fn filled(pattern: &Pattern, pages: usize) -> Result<Self, Error> {
         // SAFETY: No pointers are passed.
-        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::FD_CLOEXEC) };
+        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
         if fd < 0 {
             return Err(call("memfd_secret()")(io::Error::last_os_error()));
         }

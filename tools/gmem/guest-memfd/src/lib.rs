@@ -171,7 +171,7 @@ impl GuestMemfd {
             memory_size: self.size,
             userspace_addr: mapping.as_ptr() as u64,
             guest_memfd_offset: 0,
-            guest_memfd: self.file.as_raw_fd().cast_unsigned(),
+            guest_memfd: self.file.as_raw_fd() as u32,
             ..Default::default()
         };
         // SAFETY: The caller promises that the range is mapped for as long as the slot exists.

@@ -45,7 +45,7 @@ unsafe extern "C" {
 pub fn code() -> &'static [u8] {
     let (start, end) = (&raw const gmem_demo_code, &raw const gmem_demo_code_end);
     // SAFETY: The labels are the ends of the code above, which is read-only data.
-    unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+    unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
 }
 
 /// Has the vCPU begin at address 0 and write the secret `times` times.
