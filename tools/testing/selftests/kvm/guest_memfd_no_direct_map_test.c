@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * guest_memfd with GUEST_MEMFD_FLAG_NO_DIRECT_MAP: what is refused, and that all
+ * memory is back in the direct map in the end, whatever happened in between.
+ *
+ * The end is checked twice: by the kernel's own account in /proc/vmstat, and in
+ * its page tables, as debugfs shows them.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/sizes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "kvm_syscalls.h"
+#include "kvm_util.h"
+#include "test_util.h"
+
+#define FLAGS	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED | \
+		 GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+#define SIZE	SZ_4M
+
+#define DEBUGFS	"/sys/kernel/debug/"
+
+/* The pages counted under @name in /proc/vmstat, 0 if the kernel does not know it. */
+static long vm_event(const char *name)
+{
+	long value, found = 0;
+	char key[64];
+	FILE *f;
+
+	f = fopen("/proc/vmstat", "r");
+	TEST_ASSERT(f, "Cannot open /proc/vmstat");
+	while (fscanf(f, "%63s %ld", key, &value) == 2) {
+		if (!strcmp(key, name))
+			found = value;
+	}
+	fclose(f);
+	return found;
+}
+
+/* Pages that are out of the direct map now, and not for good. */
+static long hidden_pages(void)
+{
+	return vm_event("direct_map_zapped") - vm_event("direct_map_restored") -
+	       vm_event("direct_map_leaked");
+}
+
+/* The pages that the direct map has, by the page tables; -1 where they cannot be seen. */
+static long direct_map_pages(void)
+{
+	unsigned long start, end;
+	bool inside = false;
+	char line[256];
+	long size = 0;
+	FILE *f;
+
+	f = fopen(DEBUGFS "page_tables/kernel", "r");
+	if (!f)
+		f = fopen(DEBUGFS "kernel_page_tables", "r");
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, "---[", 4))
+			inside = strstr(line, "Low Kernel Mapping") ||
+				 strstr(line, "Linear Mapping start");
+		else if (inside && (strstr(line, " RW ") || strstr(line, " ro ")) &&
+			 sscanf(line, "0x%lx-0x%lx", &start, &end) == 2)
+			size += (end - start) / getpagesize();
+	}
+	fclose(f);
+	return size;
+}
+
+static bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok;
+
+	if (fd < 0)
+		return false;
+	ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
+}
+
+/*
+ * Makes @function, or for NULL any page allocation, fail with @probability
+ * percent, at most @times times. Allocations of this task only; functions for
+ * all tasks, since the probe's handler does not run in task context.
+ */
+static bool inject(const char *dir, const char *function, const char *probability,
+		   const char *times)
+{
+	char path[128];
+	bool ok = true;
+
+#define SET(file, text) ({						\
+	snprintf(path, sizeof(path), DEBUGFS "%s/%s", dir, file);	\
+	ok &= write_file(path, text);					\
+})
+	SET("probability", probability);
+	SET("times", times);
+	SET("interval", "1");
+	SET("space", "0");
+	SET("verbose", "0");
+	SET("task-filter", function ? "N" : "Y");
+	if (function) {
+		SET("inject", function);
+		snprintf(path, sizeof(path), DEBUGFS "%s/%s/retval", dir, function);
+		/* -ENOMEM */
+		ok &= write_file(path, "0xfffffffffffffff4");
+	} else {
+		SET("min-order", "0");
+		SET("ignore-gfp-wait", "N");
+		SET("ignore-gfp-highmem", "N");
+	}
+#undef SET
+	return ok && write_file("/proc/self/make-it-fail", "1");
+}
+
+static void stop_injecting(const char *dir)
+{
+	char path[128];
+
+	write_file("/proc/self/make-it-fail", "0");
+	snprintf(path, sizeof(path), DEBUGFS "%s/inject", dir);
+	write_file(path, "");
+	snprintf(path, sizeof(path), DEBUGFS "%s/probability", dir);
+	write_file(path, "0");
+}
+
+static int open_fds(void)
+{
+	int fd, n = 0;
+
+	for (fd = 0; fd < 256; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* Without SKIP() in it, because that needs the harness's own variables. */
+static bool supported(struct kvm_vm *vm)
+{
+	return vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+}
+
+FIXTURE(gmem) {
+	struct kvm_vm *vm;
+	long page_size;
+	long direct_map;
+	long hidden;
+	long leaked;
+};
+
+FIXTURE_SETUP(gmem)
+{
+	self->page_size = getpagesize();
+	self->direct_map = direct_map_pages();
+	self->hidden = hidden_pages();
+	self->leaked = vm_event("direct_map_leaked");
+	self->vm = vm_create_barebones();
+	if (!supported(self->vm))
+		SKIP(return, "This host cannot remove guest_memfd from the direct map");
+}
+
+FIXTURE_TEARDOWN(gmem)
+{
+	if (self->vm)
+		kvm_vm_free(self->vm);
+
+	/* All is back, but for what was leaked on purpose. */
+	EXPECT_EQ(self->hidden, hidden_pages());
+	if (self->direct_map >= 0)
+		EXPECT_EQ(self->direct_map - (vm_event("direct_map_leaked") - self->leaked),
+			  direct_map_pages());
+}
+
+static void *map(int fd)
+{
+	return kvm_mmap(SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+}
+
+static int punch(int fd, off_t offset, off_t len)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, len);
+}
+
+static int allocate(int fd, off_t offset, off_t len)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, len);
+}
+
+TEST_F(gmem, flag_is_enumerated_for_the_machine_and_the_vm)
+{
+	ASSERT_TRUE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+}
+
+TEST_F(gmem, bad_arguments_are_refused_and_nothing_is_leaked)
+{
+	const struct {
+		u64 size, flags;
+	} bad[] = {
+		{ SIZE, FLAGS | (1ULL << 3) },
+		{ SIZE, FLAGS | (1ULL << 63) },
+		{ 0, FLAGS },
+		{ -self->page_size, FLAGS },
+		{ 1ULL << 63, FLAGS },
+		{ SIZE + 1, FLAGS },
+		{ self->page_size / 2, FLAGS },
+	};
+	int fds = open_fds();
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		errno = 0;
+		EXPECT_EQ(-1, __vm_create_guest_memfd(self->vm, bad[i].size, bad[i].flags)) {
+			TH_LOG("size %#lx flags %#lx", (long)bad[i].size, (long)bad[i].flags);
+		}
+		EXPECT_EQ(EINVAL, errno);
+	}
+	EXPECT_EQ(fds, open_fds());
+}
+
+/* What the capability does not say, creation must refuse; for every type of VM. */
+TEST_F(gmem, flag_is_refused_where_it_is_not_enumerated)
+{
+#ifdef __x86_64__
+	unsigned int types = kvm_check_cap(KVM_CAP_VM_TYPES);
+	int checked = 0;
+
+	for (int type = 0; type < 32; type++) {
+		struct kvm_vm *vm;
+		int fd;
+
+		if (!(types & (1U << type)))
+			continue;
+		vm = vm_create_barebones_type(type);
+		EXPECT_EQ(type != KVM_X86_SNP_VM && type != KVM_X86_TDX_VM, supported(vm));
+		fd = __vm_create_guest_memfd(vm, SIZE, GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+		EXPECT_EQ(supported(vm), fd >= 0) {
+			TH_LOG("VM type %d", type);
+		}
+		if (fd >= 0)
+			close(fd);
+		else
+			EXPECT_EQ(EINVAL, errno);
+		kvm_vm_free(vm);
+		checked++;
+	}
+	EXPECT_GE(checked, 1);
+#else
+	SKIP(return, "This architecture has no VM types");
+#endif
+}
+
+TEST_F(gmem, touched_pages_are_hidden_zero_and_writable)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	long pages = SIZE / self->page_size;
+	char *mem = map(fd);
+
+	for (size_t i = 0; i < SIZE; i++)
+		ASSERT_EQ(0, mem[i]);
+	memset(mem, 0xa5, SIZE);
+	for (size_t i = 0; i < SIZE; i++)
+		ASSERT_EQ((char)0xa5, mem[i]);
+
+	EXPECT_EQ(self->hidden + pages, hidden_pages());
+	if (self->direct_map >= 0)
+		EXPECT_EQ(self->direct_map - pages, direct_map_pages());
+
+	kvm_munmap(mem, SIZE);
+	close(fd);
+}
+
+TEST_F(gmem, punched_pages_come_back_zero)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	long page_size = self->page_size, pages = SIZE / page_size;
+	char *mem = map(fd);
+
+	memset(mem, 0xa5, SIZE);
+	ASSERT_EQ(0, punch(fd, SIZE / 4, SIZE / 2));
+	EXPECT_EQ(self->hidden + pages / 2, hidden_pages());
+
+	/* The mapping is alive: what was punched reads as new, the rest stays. */
+	EXPECT_EQ(0, mem[SIZE / 4]);
+	EXPECT_EQ(0, mem[SIZE / 4 * 3 - 1]);
+	EXPECT_EQ((char)0xa5, mem[SIZE / 4 - 1]);
+	EXPECT_EQ((char)0xa5, mem[SIZE / 4 * 3]);
+	EXPECT_EQ(self->hidden + pages / 2 + 2, hidden_pages());
+
+	kvm_munmap(mem, SIZE);
+	close(fd);
+}
+
+/* Each step in each order with a mapping alive; the teardown sees what is left. */
+TEST_F(gmem, allocate_punch_and_close_in_any_order)
+{
+	static const char *const orders[] = {
+		"apc", "pac", "acp", "cpa", "cap", "pca", "aptc", "tpac", "tcp", "atpatc",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(orders); i++) {
+		int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+		/* Behind "c" it is the mapping alone that keeps the file. */
+		int other = dup(fd);
+		char *mem = map(fd);
+
+		for (const char *step = orders[i]; *step; step++) {
+			switch (*step) {
+			case 'a':
+				ASSERT_EQ(0, allocate(other, 0, SIZE));
+				break;
+			case 'p':
+				ASSERT_EQ(0, punch(other, SIZE / 8, SIZE / 2));
+				break;
+			case 't':
+				memset(mem, 0xa5, SIZE);
+				break;
+			case 'c':
+				close(fd);
+				break;
+			}
+		}
+		close(other);
+		mem[SIZE / 3] = 1;
+		kvm_munmap(mem, SIZE);
+		ASSERT_EQ(self->hidden, hidden_pages()) {
+			TH_LOG("order %s", orders[i]);
+		}
+	}
+}
+
+TEST_F(gmem, the_page_itself_is_refused)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	char *mem = map(fd);
+	char byte = 1, out;
+	struct iovec local = { &out, 1 }, remote = { mem, 1 };
+	int pipes[2];
+
+	memset(mem, 0xa5, SIZE);
+
+	/* Copies through the mapping work. */
+	ASSERT_EQ(0, pipe(pipes));
+	EXPECT_EQ(1, write(pipes[1], mem, 1));
+	EXPECT_EQ(1, read(pipes[0], &byte, 1));
+	EXPECT_EQ((char)0xa5, byte);
+
+	/* Whatever takes the page does not. */
+	EXPECT_EQ(-1, process_vm_readv(getpid(), &local, 1, &remote, 1, 0));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-1, vmsplice(pipes[1], &remote, 1, 0));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-1, mlock(mem, SIZE));
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE, fd, 0));
+	EXPECT_EQ(EINVAL, errno);
+
+	close(pipes[0]);
+	close(pipes[1]);
+	kvm_munmap(mem, SIZE);
+	close(fd);
+}
+
+struct storm {
+	char *mem;
+	int fd;
+	long page_size;
+};
+
+static void *storm_thread(void *arg)
+{
+	struct storm *s = arg;
+	unsigned int seed = kvm_gettid();
+
+	for (;;) {
+		size_t page = rand_r(&seed) % (SIZE / s->page_size);
+
+		s->mem[page * s->page_size] = 1;
+		if (seed % 64 == 0)
+			punch(s->fd, 0, SIZE / 2);
+	}
+	return NULL;
+}
+
+TEST_F(gmem, killed_in_a_fault_storm)
+{
+	for (int round = 0; round < 20; round++) {
+		pid_t child = fork();
+
+		ASSERT_GE(child, 0);
+		if (!child) {
+			struct kvm_vm *vm = vm_create_barebones();
+			struct storm s = {
+				.fd = vm_create_guest_memfd(vm, SIZE, FLAGS),
+				.page_size = self->page_size,
+			};
+			pthread_t thread;
+
+			s.mem = map(s.fd);
+			for (int i = 0; i < 4; i++)
+				pthread_create(&thread, NULL, storm_thread, &s);
+			pause();
+		}
+		usleep(20000 + round * 3000);
+		kill(child, SIGKILL);
+		ASSERT_EQ(child, waitpid(child, NULL, 0));
+	}
+	/* The last references go with deferred work. */
+	for (int i = 0; i < 100 && hidden_pages() != self->hidden; i++)
+		usleep(50000);
+}
+
+/* The zap fails in all of what fallocate() wants: an error, and all is as before. */
+TEST_F(gmem, a_failing_zap_is_an_error)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	int ret, err;
+
+	if (!inject("fail_function", "folio_zap_direct_map", "100", "-1"))
+		SKIP(close(fd); return, "This kernel lacks CONFIG_FAIL_FUNCTION");
+	ret = allocate(fd, 0, SIZE);
+	err = errno;
+	stop_injecting("fail_function");
+
+	EXPECT_EQ(-1, ret);
+	EXPECT_EQ(ENOMEM, err);
+	EXPECT_EQ(self->hidden, hidden_pages());
+	EXPECT_EQ(0, allocate(fd, 0, SIZE));
+	EXPECT_EQ(self->hidden + SIZE / self->page_size, hidden_pages());
+	close(fd);
+}
+
+/* Out of memory, now and then, anywhere on the way: page cache, page tables, pages. */
+TEST_F(gmem, out_of_memory_is_an_error)
+{
+	long failed = 0, done = 0, other = 0;
+
+	if (!inject("fail_page_alloc", NULL, "10", "-1"))
+		SKIP(return, "This kernel lacks CONFIG_FAIL_PAGE_ALLOC");
+	for (int round = 0; round < 50; round++) {
+		int fd = __vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+
+		if (fd < 0)
+			continue;
+		for (off_t offset = 0; offset < SIZE; offset += self->page_size) {
+			if (!allocate(fd, offset, self->page_size)) {
+				done++;
+				continue;
+			}
+			failed++;
+			other += errno != ENOMEM;
+		}
+		close(fd);
+	}
+	stop_injecting("fail_page_alloc");
+
+	EXPECT_GT(failed, 0);
+	EXPECT_GT(done, 0);
+	EXPECT_EQ(0, other);
+}
+
+/* A page that cannot be restored must not get to the allocator, nor be lost track of. */
+TEST_F(gmem, a_failing_restore_leaks_and_is_counted)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+
+	ASSERT_EQ(0, allocate(fd, 0, SIZE));
+	if (!inject("fail_function", "folio_restore_direct_map", "100", "8"))
+		SKIP(close(fd); return, "This kernel lacks CONFIG_FAIL_FUNCTION");
+	EXPECT_EQ(0, punch(fd, 0, SIZE));
+	stop_injecting("fail_function");
+
+	EXPECT_EQ(self->leaked + 8, vm_event("direct_map_leaked"));
+	EXPECT_EQ(self->hidden, hidden_pages());
+	if (self->direct_map >= 0)
+		EXPECT_EQ(self->direct_map - 8, direct_map_pages());
+	close(fd);
+
+	/* The kernel would die here, had it given one of these pages to somebody. */
+	for (int round = 0; round < 3; round++) {
+		char *mem = kvm_mmap(SZ_256M, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+		memset(mem, 1, SZ_256M);
+		kvm_munmap(mem, SZ_256M);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_GUEST_MEMFD));
+
+	return test_harness_run(argc, argv);
+}
