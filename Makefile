@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0
+# What there is to do: `make help`.
+
+ARCH ?= x86_64
+VARIANT ?= debug
+export KDIR REFETCH
+# One clock for the whole run; see stage() in scripts/lib.sh.
+export STAGE_START := $(shell date +%s)
+
+.PHONY: help demo test boot kernel tree refresh clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo      a guest, and a scan of all host RAM that does not find its secret'
+	@echo 'make test      everything that is tested, fast checks first'
+	@echo 'make boot      a shell in the patched kernel'
+	@echo 'make kernel    build the patched kernel; VARIANT="no-rust kvm-module", a name'
+	@echo '               each in configs/, builds another one beside it'
+	@echo 'make tree      assemble the patched tree in build/linux, a commit a line of series'
+	@echo 'make refresh   write the commits of build/linux back to patches and new files'
+	@echo 'make clean     remove build/; the cache stays (rm -rf ~/.cache/no-direct-map)'
+	@echo
+	@echo 'ARCH=x86_64 is the only one so far. KDIR=/path/to/linux-7.3 is the base instead of'
+	@echo "Debian's linux-source-7.3; REFETCH=1 looks for a newer one of these."
+
+demo: kernel
+	@scripts/cargo build --quiet --release --locked
+	@scripts/boot --arch $(ARCH) --log build/run/demo.log -- build/cargo/x86_64-unknown-linux-gnu/release/gmem-demo
+
+test:
+	@scripts/test
+
+boot: kernel
+	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)"
+
+kernel:
+	@scripts/kernel --arch $(ARCH) --variant "$(VARIANT)"
+
+tree:
+	@scripts/setup
+	@scripts/assemble
+
+refresh:
+	@scripts/refresh
+
+clean:
+	rm -rf build
