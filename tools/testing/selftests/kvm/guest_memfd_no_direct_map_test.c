@@ -373,6 +373,19 @@ TEST_F(gmem, the_page_itself_is_refused)
 	close(fd);
 }
 
+/* A page that was allocated and never touched is clean: others are dropped here. */
+TEST_F(gmem, clean_pages_are_not_evicted)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+
+	ASSERT_EQ(0, allocate(fd, 0, SIZE));
+	if (!write_file("/proc/sys/vm/drop_caches", "1"))
+		SKIP(close(fd); return, "drop_caches cannot be written");
+	EXPECT_EQ(0, posix_fadvise(fd, 0, SIZE, POSIX_FADV_DONTNEED));
+	EXPECT_EQ(self->hidden + SIZE / self->page_size, hidden_pages());
+	close(fd);
+}
+
 struct storm {
 	char *mem;
 	int fd;
