@@ -18,14 +18,14 @@ help:
 	@echo '               each in configs/, builds another one beside it'
 	@echo 'make tree      assemble the patched tree in build/linux, a commit a line of series'
 	@echo 'make refresh   write the commits of build/linux back to patches and new files'
-	@echo 'make clean     remove build/; the cache stays (rm -rf ~/.cache/no-direct-map)'
+	@echo 'make clean     remove build/; the cache stays (~/.cache/no-direct-map, removed last)'
 	@echo
 	@echo 'ARCH=x86_64 is the only one so far. KDIR=/path/to/linux-7.3 is the base instead of'
-	@echo "Debian's linux-source-7.3; REFETCH=1 looks for a newer one of these."
+	@echo "Debian's linux-source-7.3 (give it each time); REFETCH=1 looks for a newer one of these."
 
 demo: kernel
-	@scripts/cargo build --quiet --release --locked
-	@scripts/boot --arch $(ARCH) --log build/run/demo.log -- build/cargo/x86_64-unknown-linux-gnu/release/gmem-demo
+	@scripts/cargo build --release --locked
+	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)" --log build/run/demo.log -- build/cargo/x86_64-unknown-linux-gnu/release/gmem-demo
 
 test:
 	@scripts/test
@@ -44,4 +44,4 @@ refresh:
 	@scripts/refresh
 
 clean:
-	rm -rf build
+	@scripts/clean

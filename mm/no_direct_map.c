@@ -52,7 +52,7 @@ noinline int folio_zap_direct_map(struct folio *folio)
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 	VM_WARN_ON_ONCE_FOLIO(folio->mapping, folio);
 
-	if (!can_set_direct_map() || !addr)
+	if (!can_set_direct_map() || folio_test_highmem(folio))
 		return -EINVAL;
 
 	err = set_direct_map_valid_noflush(folio_page(folio, 0), nr, false);
@@ -145,8 +145,8 @@ void filemap_restore_folio(struct folio *folio)
 
 	/* It may still be on its way to the LRU, in some CPU's batch. */
 	lru_add_drain_all();
-	if (folio_isolate_lru(folio))
+	if (folio_isolate_lru(folio)) {
 		folio_put(folio);
-	if (!folio_test_lru(folio))
 		mem_cgroup_uncharge(folio);
+	}
 }

@@ -16,7 +16,7 @@ linux=$build/linux
 export STAGE_START=${STAGE_START:-$(date +%s)}
 stage() {
 	local t=$(($(date +%s) - STAGE_START))
-	printf '==> [%2d:%02d] %s\n' $((t / 60)) $((t % 60)) "$*" >&2
+	printf '==> [%2d:%02d] %s\n' $((t / 60)) $((t % 60)) "$*" >&"${STAGE_FD:-2}"
 }
 
 # die WHAT [THE WAY OUT]: every line after the first is indented under it.

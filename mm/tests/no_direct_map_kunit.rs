@@ -25,7 +25,10 @@ mod tests {
         },
         bindings,
         error::{
-            code::EEXIST,
+            code::{
+                EEXIST,
+                EINVAL, //
+            },
             from_err_ptr, //
         },
         mm::{
@@ -117,13 +120,21 @@ mod tests {
     }
 
     fn look(folio: &Folio) -> Seen {
+        look_at(folio.as_ptr(), folio.size())
+    }
+
+    fn look_new(folio: &NewFolio) -> Seen {
+        look_at(folio.as_ptr(), folio.size())
+    }
+
+    fn look_at(folio: *mut bindings::folio, size: usize) -> Seen {
         const WORDS: usize = 64;
         const BYTES: usize = core::mem::size_of::<[u64; WORDS]>();
         let mut seen = None;
 
         // SAFETY: The folio is valid.
-        let addr = unsafe { bindings::folio_address(folio.as_ptr()) };
-        for offset in (0..folio.size()).step_by(BYTES) {
+        let addr = unsafe { bindings::folio_address(folio) };
+        for offset in (0..size).step_by(BYTES) {
             let mut words = [0u64; WORDS];
             // SAFETY: `words` is valid for writes; any source will do.
             let ret = unsafe {
@@ -164,8 +175,8 @@ mod tests {
     /// The load that may fault does see what it should see.
     #[test]
     fn oracle_reads_the_direct_map() -> Result {
-        let written = look(&*secret(0)?);
-        let zeroed = look(&*NewFolio::alloc(2, GFP_KERNEL | __GFP_ZERO)?);
+        let written = look_new(&secret(0)?);
+        let zeroed = look_new(&NewFolio::alloc(2, GFP_KERNEL | __GFP_ZERO)?);
 
         assert!(written == Seen::Secret);
         assert!(zeroed == Seen::Zero);
@@ -217,7 +228,7 @@ mod tests {
         let winner = mapping.insert_secret(7, 0)?.unlock();
         let (error, loser) = match mapping.space().insert(secret(0)?, 7, GFP_KERNEL) {
             Ok(_) => (None, Seen::Mixed),
-            Err(e) => (Some(e.error), look(&e.folio)),
+            Err(e) => (Some(e.error), e.folio.map_or(Seen::Mixed, |f| look_new(&f))),
         };
         let winner_stays = look(&winner);
         drop(mapping);
@@ -271,6 +282,7 @@ mod tests {
         Ok(())
     }
 
+    #[cfg(CONFIG_XARRAY_MULTI)]
     #[test]
     fn large_folios() -> Result {
         let mapping = Mapping::hidden()?;
@@ -285,6 +297,42 @@ mod tests {
             assert!(cached == Seen::Absent);
             assert!(after == Seen::Zero);
         }
+        Ok(())
+    }
+
+    /// A hole in the middle of a large folio, which is restored as it was zapped: as a whole.
+    #[cfg(CONFIG_XARRAY_MULTI)]
+    #[test]
+    fn a_large_folio_is_not_split() -> Result {
+        let mapping = Mapping::hidden()?;
+        let folio = mapping.insert_secret(8, 3)?.unlock();
+        mapping.space().invalidate_lock().truncate(8..11);
+        mapping.space().invalidate_lock().truncate(13..16);
+        let (order, holed) = (folio.order(), look(&folio));
+        mapping.space().invalidate_lock().truncate(8..16);
+        let after = look(&folio);
+
+        assert_eq!(order, 3);
+        assert!(holed == Seen::Absent);
+        assert!(after == Seen::Zero);
+        Ok(())
+    }
+
+    /// What the page cache could not hold, or not find again.
+    #[test]
+    fn bad_indices_are_refused() -> Result {
+        let mapping = Mapping::hidden()?;
+        let mut refused = 0;
+        for (index, order) in [(usize::MAX, 0), (usize::MAX / PAGE_SIZE, 0), (4, 3), (7, 1)] {
+            let result = mapping.space().insert(secret(order)?, index, GFP_KERNEL);
+            let error = result.err();
+            let intact = error.is_some_and(|e| {
+                e.error == EINVAL && e.folio.is_some_and(|f| look_new(&f) == Seen::Secret)
+            });
+            refused += usize::from(intact);
+        }
+
+        assert_eq!(refused, 4);
         Ok(())
     }
 

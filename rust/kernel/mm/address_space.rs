@@ -15,18 +15,17 @@ use crate::{
         Result, //
     },
     mm::folio::{
-        Folio,
         LockedFolio,
         NewFolio, //
     },
     page::PAGE_SIZE,
+    sync::aref::ARef,
     types::{
         NotThreadSafe,
         Opaque, //
     },
 };
 use core::{
-    mem::ManuallyDrop,
     ops::Range,
     ptr::NonNull, //
 };
@@ -57,7 +56,11 @@ pub struct InsertError {
     /// The reason.
     pub error: Error,
     /// The folio, as it was before.
-    pub folio: NewFolio,
+    ///
+    /// [`None`] if it was taken out of the direct map and could not be put back: such a folio is
+    /// never freed, and nobody can have its contents any more. Also, now and then, if somebody else
+    /// held a reference for a moment.
+    pub folio: Option<NewFolio>,
 }
 
 impl From<InsertError> for Error {
@@ -117,8 +120,9 @@ impl AddressSpace {
     /// The folio comes back, with its contents, and with
     ///
     /// * [`EEXIST`] if there is a folio at `index` already;
-    /// * [`EINVAL`] if `index` is not a multiple of the folio's size in pages, the folio is smaller
-    ///   than what this address space has, or the direct map cannot be changed;
+    /// * [`EINVAL`] if `index` is not a multiple of the folio's size in pages, or beyond what a file
+    ///   can have; the folio is smaller than what this address space has, or larger than a page
+    ///   where the page cache cannot have that; or the direct map cannot be changed;
     /// * [`ENOMEM`] if there is no memory for the page cache, to split a large entry of the direct
     ///   map, or left in the memory cgroup.
     ///
@@ -131,13 +135,18 @@ impl AddressSpace {
         gfp: Flags,
     ) -> Result<LockedFolio<'_>, InsertError> {
         let order = folio.order();
+        let pages = 1 << order;
 
         // SAFETY: By the type invariants, this is valid.
         let min_order = unsafe { bindings::mapping_min_folio_order(self.as_ptr()) };
-        if order < min_order || index & ((1 << order) - 1) != 0 {
+        if order < min_order
+            || (order > 0 && !cfg!(CONFIG_XARRAY_MULTI))
+            || index & (pages - 1) != 0
+            || index.checked_add(pages).and_then(byte_offset).is_none()
+        {
             return Err(InsertError {
                 error: EINVAL,
-                folio,
+                folio: Some(folio),
             });
         }
 
@@ -147,14 +156,17 @@ impl AddressSpace {
             bindings::filemap_add_folio(self.as_ptr(), folio.as_ptr(), index, gfp.as_raw())
         };
         if let Err(error) = to_result(ret) {
+            // INVARIANT: A folio that is not back in the direct map was given a second reference,
+            // for good. (One that somebody happens to look at, for a moment, has two as well; its
+            // loss is no harm.)
+            // SAFETY: The folio is valid.
+            let is_ours = unsafe { bindings::folio_ref_count(folio.as_ptr()) } == 1;
+            let folio = is_ours.then_some(folio);
             return Err(InsertError { error, folio });
         }
 
-        let folio = ManuallyDrop::new(folio);
-        let folio: &Folio = &folio;
-        // SAFETY: Comes from a reference. The folio is in the page cache and locked now, and the
-        // reference is not dropped with the `NewFolio`.
-        Ok(unsafe { LockedFolio::from_raw(NonNull::from(folio).cast()) })
+        // SAFETY: The folio is in the page cache of `self` now, and was locked for us.
+        Ok(unsafe { LockedFolio::new(folio.into_folio()) })
     }
 
     /// Finds the folio that contains `index`, counted in pages, and locks it. May sleep.
@@ -166,9 +178,10 @@ impl AddressSpace {
         // SAFETY: By the type invariants, this is valid.
         let folio = from_err_ptr(unsafe { bindings::filemap_lock_folio(self.as_ptr(), index) })?;
 
-        // SAFETY: `filemap_lock_folio` does not return NULL, and it returned a folio of this
-        // address space with a reference and the lock.
-        Ok(unsafe { LockedFolio::from_raw(NonNull::new_unchecked(folio)) })
+        // SAFETY: `filemap_lock_folio` does not return NULL, and it returned a reference, for us.
+        let folio = unsafe { ARef::from_raw(NonNull::new_unchecked(folio).cast()) };
+        // SAFETY: The folio is in the page cache of `self`, and was locked for us.
+        Ok(unsafe { LockedFolio::new(folio) })
     }
 
     /// Takes the `invalidate_lock` for writing: no folio is added meanwhile by those who take it
@@ -202,9 +215,9 @@ pub struct InvalidateGuard<'a> {
 impl InvalidateGuard<'_> {
     /// Removes all folios from the pages `range`, unmapping them from userspace.
     ///
-    /// Only whole folios are removed. What a folio held is gone when this returns if
-    /// [`AddressSpace::no_direct_map`], even if somebody has a reference to it. Waits for folio
-    /// locks: the caller must have none.
+    /// What a folio held is gone when this returns if [`AddressSpace::no_direct_map`], even if
+    /// somebody has a reference to it; a large folio that is only partly in the range stays, whole.
+    /// Waits for folio locks: the caller must have none.
     pub fn truncate(&mut self, range: Range<usize>) {
         if range.is_empty() {
             return;

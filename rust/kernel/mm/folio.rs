@@ -16,6 +16,10 @@
 
 use crate::{
     alloc::{
+        flags::{
+            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT, //
+        },
         AllocError,
         Flags, //
     },
@@ -141,7 +145,8 @@ pub struct NewFolio(ARef<Folio>);
 impl NewFolio {
     /// Allocates a folio of `1 << order` pages.
     ///
-    /// The contents are zero with [`__GFP_ZERO`], and whatever they were without it.
+    /// The contents are zero with [`__GFP_ZERO`], and whatever they were without it. The memory is
+    /// charged when it is inserted, so that `__GFP_ACCOUNT` has no effect here.
     ///
     /// # Errors
     ///
@@ -154,6 +159,9 @@ impl NewFolio {
             return Err(AllocError);
         }
 
+        // A second charge on top of that of the allocator would lose the first.
+        let gfp = gfp & !(GFP_KERNEL_ACCOUNT & !GFP_KERNEL);
+
         // SAFETY: The order is one that the allocator knows.
         let folio = unsafe { bindings::folio_alloc(gfp.as_raw(), order) };
         let folio = NonNull::new(folio).ok_or(AllocError)?;
@@ -164,6 +172,32 @@ impl NewFolio {
         // INVARIANT: Nobody else knows of a folio that was just allocated, and the allocator has
         // only memory that is in the direct map.
         Ok(Self(folio))
+    }
+
+    // No `Deref` to `Folio`: from a `&Folio` anybody can make another reference.
+
+    /// Returns the C folio.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut bindings::folio {
+        self.0.as_ptr()
+    }
+
+    /// Returns the order, as [`Folio::order`].
+    #[inline]
+    pub fn order(&self) -> u32 {
+        self.0.order()
+    }
+
+    /// Returns the size in bytes.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    /// Gives up the exclusive ownership, but not the reference.
+    #[inline]
+    pub(super) fn into_folio(self) -> ARef<Folio> {
+        self.0
     }
 
     /// Calls `f` with each part of `offset..offset + len` that lies in one page: the address of
@@ -227,15 +261,6 @@ impl NewFolio {
     }
 }
 
-impl Deref for NewFolio {
-    type Target = Folio;
-
-    #[inline]
-    fn deref(&self) -> &Folio {
-        &self.0
-    }
-}
-
 /// A locked folio in the page cache of an address space.
 ///
 /// The address space may have no direct map, so there is no way from here to the contents: they
@@ -253,18 +278,17 @@ pub struct LockedFolio<'a> {
 }
 
 impl LockedFolio<'_> {
-    /// Takes over a locked folio in the page cache, with one reference.
+    /// Takes over a locked folio in the page cache.
     ///
     /// # Safety
     ///
-    /// The caller owns the reference and the folio lock, and `folio` is in the page cache of an
-    /// address space that outlives the lifetime of the result.
+    /// The caller owns the folio lock, and `folio` is in the page cache of an address space that
+    /// outlives the lifetime of the result.
     #[inline]
-    pub(super) unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
+    pub(super) unsafe fn new(folio: ARef<Folio>) -> Self {
         // INVARIANT: By the safety requirements of this function.
         Self {
-            // SAFETY: The caller passes us its reference.
-            folio: unsafe { ARef::from_raw(folio.cast()) },
+            folio,
             _mapping: PhantomData,
         }
     }

@@ -80,7 +80,7 @@ fn parse(headers: &[u8]) -> Result<Vec<Segment>, object::Error> {
         .iter()
         .filter(|s| s.p_type(endian) == PT_LOAD && s.p_filesz(endian) > 0)
         // Ranges without a linear relation to physical memory, such as vmalloc's, have -1 (or 0,
-        // in old kernels): what they map is RAM too, and so it is in the direct map.
+        // in old kernels). They are not looked at: a vmap() of a page would be missed.
         .filter(|s| {
             s.p_paddr(endian) != u64::MAX && (s.p_paddr(endian), s.p_vaddr(endian)) != (0, 0)
         })

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Reads all RAM through `/proc/kcore`, that is through the kernel's own mappings, and reports
-//! where a pattern stands. What the kernel has no mapping of cannot be found.
+//! Reads all RAM through `/proc/kcore`, that is through the kernel's direct map and its mapping of
+//! its own image, and reports where a pattern stands. What neither has cannot be found.
+//!
+//! Where nothing is mapped, `/proc/kcore` reads as zeros.
 //!
 //! The pattern must not find itself: see [`Pattern`]. What was found once may be found again, in
 //! the buffers that it was read through, so that a number of hits can be a few too many. None is
@@ -64,6 +66,18 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The segments are less than the RAM of this machine: something would not be looked at.
+    #[error(
+        "{path} has {direct_map} bytes of the direct map, but this machine has {ram} bytes of RAM"
+    )]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// In bytes.
+        direct_map: u64,
+        /// In bytes.
+        ram: u64,
+    },
 }
 
 /// A page that has the pattern in it.
@@ -82,9 +96,9 @@ pub struct Hit {
 pub struct Report {
     /// Pages with the pattern, by physical address, one for each mapping.
     pub hits: BTreeSet<Hit>,
-    /// Bytes that were read and compared.
+    /// Bytes of address space that were read and compared, mapped or not.
     pub scanned: u64,
-    /// Bytes that could not be read: not mapped, or no memory.
+    /// Bytes that the kernel refused to read.
     pub unreadable: u64,
 }
 
@@ -96,13 +110,47 @@ impl Report {
     }
 }
 
-/// Looks for `pattern` in all RAM that the kernel has mapped.
+/// Looks for `pattern` in all RAM of this machine that the kernel has mapped.
 ///
 /// # Errors
 ///
 /// Any [`Error`], before the scan begins. What cannot be read in it is skipped and counted.
 pub fn scan(pattern: &Pattern) -> Result<Report, Error> {
-    scan_file(Path::new(KCORE), pattern)
+    let path = Path::new(KCORE);
+    let (file, segments) = open(path)?;
+    let direct_map = segments
+        .iter()
+        .filter(|segment| segment.kind == Kind::DirectMap)
+        .map(|segment| segment.size)
+        .sum();
+    let ram = total_ram()?;
+    if direct_map < ram {
+        return Err(Error::Incomplete {
+            path: path.into(),
+            direct_map,
+            ram,
+        });
+    }
+    Ok(scan_segments(&file, &segments, pattern))
+}
+
+/// The RAM of this machine in bytes, without what the kernel itself was loaded to.
+fn total_ram() -> Result<u64, Error> {
+    let path = "/proc/meminfo";
+    let meminfo = std::fs::read_to_string(path).map_err(|source| Error::Open {
+        path: path.into(),
+        source,
+    })?;
+    Ok(meminfo
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<u64>()
+                .ok()
+        })
+        .map_or(u64::MAX, |kib| kib << 10))
 }
 
 /// Looks for `pattern` in the RAM that a core file like [`KCORE`] has.
@@ -111,22 +159,30 @@ pub fn scan(pattern: &Pattern) -> Result<Report, Error> {
 ///
 /// As [`scan`].
 pub fn scan_file(path: &Path, pattern: &Pattern) -> Result<Report, Error> {
+    let (file, segments) = open(path)?;
+    Ok(scan_segments(&file, &segments, pattern))
+}
+
+fn open(path: &Path) -> Result<(File, Vec<Segment>), Error> {
     let file = File::open(path).map_err(|source| Error::Open {
         path: path.into(),
         source,
     })?;
     let segments = kcore::ram_segments(&file, path)?;
+    Ok((file, segments))
+}
 
+fn scan_segments(file: &File, segments: &[Segment], pattern: &Pattern) -> Report {
     let mut report = Report::default();
     // One more pattern's length: what is at the end of a chunk may go on in the next.
     let mut buf = vec![0u8; CHUNK + Pattern::LEN - 1];
-    for segment in &segments {
+    for segment in segments {
         for start in (0..segment.size).step_by(CHUNK) {
             let len = (segment.size - start).min(buf.len() as u64) as usize;
-            scan_chunk(&file, segment, start, &mut buf[..len], pattern, &mut report);
+            scan_chunk(file, segment, start, &mut buf[..len], pattern, &mut report);
         }
     }
-    Ok(report)
+    report
 }
 
 /// Scans one chunk, and page by page if it cannot be read as a whole.

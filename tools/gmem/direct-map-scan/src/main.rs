@@ -5,7 +5,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use direct_map_scan::{KCORE, Kind, Pattern, scan_file};
+use direct_map_scan::{Kind, Pattern, scan, scan_file};
 
 /// Read all RAM through the kernel's own mappings and report where a pattern stands.
 ///
@@ -21,14 +21,18 @@ struct Args {
     /// Print the pages' addresses: physical, virtual, and which mapping.
     #[arg(short, long)]
     list: bool,
-    /// The core file to read.
-    #[arg(long, default_value = KCORE)]
-    kcore: PathBuf,
+    /// Another core file than /proc/kcore.
+    #[arg(long)]
+    kcore: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let report = match scan_file(&args.kcore, &args.pattern) {
+    let report = match &args.kcore {
+        Some(path) => scan_file(path, &args.pattern),
+        None => scan(&args.pattern),
+    };
+    let report = match report {
         Ok(report) => report,
         Err(e) => {
             eprintln!("direct-map-scan: {e}");

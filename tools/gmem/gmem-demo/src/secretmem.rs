@@ -25,6 +25,15 @@ pub struct SecretMem {
 impl SecretMem {
     /// Creates and fills them.
     pub fn filled(pattern: &Pattern, pages: usize) -> Result<Self, Error> {
+        let unlimited = libc::rlimit {
+            rlim_cur: libc::RLIM_INFINITY,
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // Secret memory is charged to it.
+        // SAFETY: The structure is valid for reads.
+        if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited) } != 0 {
+            return Err(call("setrlimit(RLIMIT_MEMLOCK)")(io::Error::last_os_error()));
+        }
         // SAFETY: No pointers are passed.
         let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
         if fd < 0 {

@@ -139,6 +139,38 @@ static void stop_injecting(const char *dir)
 	write_file(path, "0");
 }
 
+/* Only what is allocated on behalf of @function fails, or for NULL anything again. */
+static bool require_caller(const char *dir, const char *function)
+{
+	char path[128], name[128], text[32];
+	unsigned long addr, start = 0, end = -1UL;
+	FILE *f;
+
+	f = fopen("/proc/kallsyms", "r");
+	if (!f)
+		return false;
+	/* Sorted by address: the next symbol is the end. */
+	while (function && fscanf(f, "%lx %*c %127s%*[^\n]", &addr, name) == 2) {
+		if (start && addr > start) {
+			end = addr;
+			break;
+		}
+		if (!strcmp(name, function))
+			start = addr;
+	}
+	fclose(f);
+	if (function && (!start || end == -1UL))
+		return false;
+
+	snprintf(path, sizeof(path), DEBUGFS "%s/require-start", dir);
+	snprintf(text, sizeof(text), "%#lx", start);
+	if (!write_file(path, text))
+		return false;
+	snprintf(path, sizeof(path), DEBUGFS "%s/require-end", dir);
+	snprintf(text, sizeof(text), "%#lx", end);
+	return write_file(path, text);
+}
+
 static int open_fds(void)
 {
 	int fd, n = 0;
@@ -373,16 +405,36 @@ TEST_F(gmem, the_page_itself_is_refused)
 	close(fd);
 }
 
-/* A page that was allocated and never touched is clean: others are dropped here. */
-TEST_F(gmem, clean_pages_are_not_evicted)
+/* The physical address of the page at @mem, 0 if it is not mapped. */
+static unsigned long phys_addr(void *mem)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 entry = 0;
+
+	TEST_ASSERT(pread(fd, &entry, sizeof(entry),
+			  (unsigned long)mem / getpagesize() * sizeof(entry)) == sizeof(entry),
+		    "Cannot read /proc/self/pagemap");
+	close(fd);
+	return (entry & ((1ULL << 55) - 1)) * getpagesize();
+}
+
+/*
+ * A page that was only read is clean. Soft offline drops clean pages of other
+ * mappings from the page cache; it must not get this one.
+ */
+TEST_F(gmem, clean_page_is_not_taken_by_soft_offline)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	char *mem = map(fd), text[32];
 
-	ASSERT_EQ(0, allocate(fd, 0, SIZE));
-	if (!write_file("/proc/sys/vm/drop_caches", "1"))
-		SKIP(close(fd); return, "drop_caches cannot be written");
-	EXPECT_EQ(0, posix_fadvise(fd, 0, SIZE, POSIX_FADV_DONTNEED));
-	EXPECT_EQ(self->hidden + SIZE / self->page_size, hidden_pages());
+	ASSERT_EQ(0, *(volatile char *)mem);
+	snprintf(text, sizeof(text), "%#lx", phys_addr(mem));
+	kvm_munmap(mem, SIZE);
+	if (access("/sys/devices/system/memory/soft_offline_page", W_OK))
+		SKIP(close(fd); return, "This kernel lacks CONFIG_MEMORY_HOTPLUG");
+
+	EXPECT_FALSE(write_file("/sys/devices/system/memory/soft_offline_page", text));
+	EXPECT_EQ(self->hidden + 1, hidden_pages());
 	close(fd);
 }
 
@@ -455,14 +507,14 @@ TEST_F(gmem, a_failing_zap_is_an_error)
 	close(fd);
 }
 
-/* Out of memory, now and then, anywhere on the way: page cache, page tables, pages. */
+/* Out of memory, now and then, anywhere on the way. */
 TEST_F(gmem, out_of_memory_is_an_error)
 {
 	long failed = 0, done = 0, other = 0;
 
 	if (!inject("fail_page_alloc", NULL, "10", "-1"))
 		SKIP(return, "This kernel lacks CONFIG_FAIL_PAGE_ALLOC");
-	for (int round = 0; round < 50; round++) {
+	for (int round = 0; round < 20; round++) {
 		int fd = __vm_create_guest_memfd(self->vm, SIZE, FLAGS);
 
 		if (fd < 0)
@@ -482,6 +534,38 @@ TEST_F(gmem, out_of_memory_is_an_error)
 	EXPECT_GT(failed, 0);
 	EXPECT_GT(done, 0);
 	EXPECT_EQ(0, other);
+}
+
+/*
+ * Out of memory in the middle of the zap. A large entry of the direct map has to
+ * be split for the first page of a region, and never again, so take pages until
+ * one comes from a region that is whole.
+ */
+TEST_F(gmem, a_split_without_memory_is_an_error)
+{
+	const off_t most = SZ_512M;
+	int fd = vm_create_guest_memfd(self->vm, most, FLAGS);
+	off_t offset = 0;
+	int err = 0;
+
+	if (!require_caller("fail_page_alloc", "folio_zap_direct_map") ||
+	    !inject("fail_page_alloc", NULL, "100", "-1"))
+		SKIP(close(fd); return, "This kernel lacks CONFIG_FAULT_INJECTION_STACKTRACE_FILTER");
+	for (; !err && offset < most; offset += self->page_size) {
+		if (allocate(fd, offset, self->page_size))
+			err = errno;
+	}
+	stop_injecting("fail_page_alloc");
+	require_caller("fail_page_alloc", NULL);
+	if (!err)
+		SKIP(close(fd); return, "This machine has no large entry to split");
+
+	offset -= self->page_size;
+	EXPECT_EQ(ENOMEM, err);
+	EXPECT_EQ(self->hidden + offset / self->page_size, hidden_pages());
+	EXPECT_EQ(0, allocate(fd, offset, self->page_size));
+	EXPECT_EQ(self->hidden + offset / self->page_size + 1, hidden_pages());
+	close(fd);
 }
 
 /* A page that cannot be restored must not get to the allocator, nor be lost track of. */
