@@ -120,7 +120,7 @@ impl AddressSpace {
     /// The folio comes back, with its contents, and with
     ///
     /// * [`EEXIST`] if there is a folio at `index` already;
-    /// * [`EINVAL`] if `index` is not a multiple of the folio's size in pages, or beyond what a file
+    /// * [`EINVAL`] if `index` is not a multiple of the folio's pages, or beyond what a file
     ///   can have; the folio is smaller than what this address space has, or larger than a page
     ///   where the page cache cannot have that; or the direct map cannot be changed;
     /// * [`ENOMEM`] if there is no memory for the page cache, to split a large entry of the direct

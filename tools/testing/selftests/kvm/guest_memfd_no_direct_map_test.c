@@ -427,7 +427,7 @@ TEST_F(gmem, clean_page_is_not_taken_by_soft_offline)
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
 	char *mem = map(fd), text[32];
 
-	ASSERT_EQ(0, *(volatile char *)mem);
+	ASSERT_EQ(0, READ_ONCE(*mem));
 	snprintf(text, sizeof(text), "%#lx", phys_addr(mem));
 	kvm_munmap(mem, SIZE);
 	if (access("/sys/devices/system/memory/soft_offline_page", W_OK))
@@ -550,7 +550,7 @@ TEST_F(gmem, a_split_without_memory_is_an_error)
 
 	if (!require_caller("fail_page_alloc", "folio_zap_direct_map") ||
 	    !inject("fail_page_alloc", NULL, "100", "-1"))
-		SKIP(close(fd); return, "This kernel lacks CONFIG_FAULT_INJECTION_STACKTRACE_FILTER");
+		SKIP(close(fd); return, "This kernel lacks FAULT_INJECTION_STACKTRACE_FILTER");
 	for (; !err && offset < most; offset += self->page_size) {
 		if (allocate(fd, offset, self->page_size))
 			err = errno;
