@@ -46,3 +46,20 @@ locked() {
 		flock "$lock_fd"
 	}
 }
+
+# out_dir ARCH VARIANT: where that kernel is built.
+out_dir() {
+	if [ "$2" = debug ]; then echo "$build/$1"; else echo "$build/$1-${2// /-}"; fi
+}
+
+# series_files N: what the lines of series name from field N on: from 2 the patches
+# and the new files, from 3 the new files alone.
+series_files() {
+	awk -v first="$1" '!/^#/ { for (i = first; i <= NF; i++) print $i }' "$top/series"
+}
+
+# record_assembled: what build/linux was made from, so that `make refresh` does not
+# write over a later edit.
+record_assembled() {
+	(cd "$top" && series_files 2 | xargs sha256sum) >"$build/.assembled"
+}
