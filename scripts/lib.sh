@@ -47,6 +47,32 @@ locked() {
 	}
 }
 
+# set_arch ARCH: all that the scripts know about an architecture.
+# shellcheck disable=SC2034
+set_arch() {
+	arch=$1
+	case $arch in
+	x86_64)
+		image=arch/x86/boot/bzImage console=ttyS0
+		machine=(qemu-system-x86_64 -machine q35) cpu=max
+		debian_arch=amd64 cross='' rust_target=x86_64-unknown-linux-gnu
+		;;
+	arm64)
+		# EL2, for KVM. QEMU's own pointer authentication, since the
+		# architecture's takes four times as long to emulate.
+		image=arch/arm64/boot/Image console=ttyAMA0
+		machine=(qemu-system-aarch64 -machine "virt,virtualization=on,gic-version=3")
+		cpu=max,pauth-impdef=on
+		debian_arch=arm64 cross=aarch64-linux-gnu- rust_target=aarch64-unknown-linux-gnu
+		;;
+	*) die "ARCH=$arch is none of this project's architectures" "there is: x86_64, arm64" ;;
+	esac
+}
+
+# files_of PACKAGE: the root of a package of the architecture, which scripts/setup has
+# installed, or unpacked in the cache if it is not of this machine's.
+files_of() { [ -z "$cross" ] || echo "$cache/$debian_arch/$1"; }
+
 # out_dir ARCH VARIANT: where that kernel is built.
 out_dir() {
 	if [ "$2" = debug ]; then echo "$build/$1"; else echo "$build/$1-${2// /-}"; fi

@@ -7,9 +7,11 @@
 
 if grep -qs '^VERSION_ID="12"' /etc/os-release; then
 	RUST_PACKAGES=(rustc-web cargo-web rustfmt-web rust-web-clippy rust-web-src)
+	RUST_STD=libstd-rust-web-dev
 	LLVM_MAJOR=22
 else
 	RUST_PACKAGES=(rustc cargo rustfmt rust-clippy rust-src)
+	RUST_STD=libstd-rust-dev
 	LLVM_MAJOR=19
 fi
 
@@ -21,3 +23,6 @@ if [ -x "$RUSTC" ]; then
 	LLVM_MAJOR=${llvm_of_rustc:-$LLVM_MAJOR}
 fi
 BINDGEN=${BINDGEN:-$cache/bindgen/bin/bindgen}
+
+# rust_std: the package of std for another architecture, of the compiler's version.
+rust_std() { echo "$RUST_STD=$(dpkg-query -W -f='${Version}' "${RUST_PACKAGES[0]}")"; }
