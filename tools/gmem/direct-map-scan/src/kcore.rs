@@ -6,7 +6,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 use object::{
     NativeEndian,
-    elf::{FileHeader64, PT_LOAD},
+    elf::{FileHeader64, PT_LOAD, ProgramHeader64},
     read::elf::{FileHeader, ProgramHeader},
 };
 
@@ -15,10 +15,6 @@ use crate::Error;
 /// Enough for the ELF header and some thousand program headers; the notes behind them do not
 /// matter.
 const HEADERS: usize = 256 << 10;
-
-/// The kernel image mapping of x86_64 begins here (`__START_KERNEL_map`). On other architectures no
-/// RAM is mapped up there.
-const KERNEL_IMAGE: u64 = 0xffff_ffff_8000_0000;
 
 /// Which of the kernel's mappings of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,7 +72,7 @@ fn parse(headers: &[u8]) -> Result<Vec<Segment>, object::Error> {
     let header = FileHeader64::<NativeEndian>::parse(headers)?;
     let endian = header.endian()?;
     let segments = header.program_headers(endian, headers)?;
-    Ok(segments
+    let ram: Vec<_> = segments
         .iter()
         .filter(|s| s.p_type(endian) == PT_LOAD && s.p_filesz(endian) > 0)
         // Ranges without a linear relation to physical memory, such as vmalloc's, have -1 (or 0,
@@ -84,15 +80,25 @@ fn parse(headers: &[u8]) -> Result<Vec<Segment>, object::Error> {
         .filter(|s| {
             s.p_paddr(endian) != u64::MAX && (s.p_paddr(endian), s.p_vaddr(endian)) != (0, 0)
         })
+        .collect();
+    // The direct map is linear, and below the image on every architecture that maps that apart.
+    let distance =
+        |s: &ProgramHeader64<NativeEndian>| s.p_vaddr(endian).wrapping_sub(s.p_paddr(endian));
+    let direct_map = ram
+        .iter()
+        .min_by_key(|s| s.p_vaddr(endian))
+        .map(|s| distance(s));
+    Ok(ram
+        .iter()
         .map(|s| Segment {
             file_offset: s.p_offset(endian),
             physical: s.p_paddr(endian),
             virt: s.p_vaddr(endian),
             size: s.p_filesz(endian),
-            kind: if s.p_vaddr(endian) >= KERNEL_IMAGE {
-                Kind::KernelImage
-            } else {
+            kind: if Some(distance(s)) == direct_map {
                 Kind::DirectMap
+            } else {
+                Kind::KernelImage
             },
         })
         .collect())

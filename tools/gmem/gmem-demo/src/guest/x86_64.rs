@@ -5,7 +5,7 @@
 use std::arch::global_asm;
 
 use kvm_bindings::{kvm_regs, kvm_segment};
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::{PATTERN, SECRETS};
 use crate::{Error, call};
@@ -36,20 +36,8 @@ global_asm!(
     ".popsection",
 );
 
-unsafe extern "C" {
-    static gmem_demo_code: u8;
-    static gmem_demo_code_end: u8;
-}
-
-/// What is to stand at guest address 0.
-pub fn code() -> &'static [u8] {
-    let (start, end) = (&raw const gmem_demo_code, &raw const gmem_demo_code_end);
-    // SAFETY: The labels are the ends of the code above, which is read-only data.
-    unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
-}
-
 /// Has the vCPU begin at address 0 and write the secret `times` times.
-pub fn set_up(vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
+pub fn set_up(_vm: &VmFd, vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
     const PROTECTED_MODE: u64 = 1;
 
     let mut sregs = vcpu.get_sregs().map_err(call("KVM_GET_SREGS"))?;
@@ -87,4 +75,9 @@ pub fn set_up(vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
         ..Default::default()
     })
     .map_err(call("KVM_SET_REGS"))
+}
+
+/// Is this how the code above ends?
+pub fn has_halted(exit: &VcpuExit) -> bool {
+    matches!(exit, VcpuExit::Hlt)
 }
