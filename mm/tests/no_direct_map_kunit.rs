@@ -31,8 +31,12 @@ mod tests {
             },
             from_err_ptr, //
         },
+        ffi::c_int,
         mm::{
-            address_space::AddressSpace,
+            address_space::{
+                AddressSpace,
+                FolioBatch, //
+            },
             folio::{
                 Folio,
                 LockedFolio,
@@ -43,6 +47,12 @@ mod tests {
         prelude::*,
         sync::aref::ARef, //
     };
+
+    // In `mm/internal.h`, which is not bound.
+    extern "C" {
+        fn folio_zap_direct_map(folio: *mut bindings::folio) -> c_int;
+        fn folio_restore_direct_map(folio: *mut bindings::folio) -> c_int;
+    }
 
     const SECRET: u64 = 0x5ec2e75e_c2e75ec2;
 
@@ -364,6 +374,105 @@ mod tests {
         assert!(same);
         assert_eq!(index, 5);
         assert!(seen == Seen::Absent);
+        Ok(())
+    }
+
+    /// One batch, of which one folio comes too late.
+    #[test]
+    fn a_batch_is_absent() -> Result {
+        let mapping = Mapping::hidden()?;
+        let winner = mapping.insert_secret(3, 0)?.pfn();
+        let mut batch = FolioBatch::new();
+        let mut pages = 0;
+        while !batch.is_full() {
+            batch.push(secret(0)?, pages)?;
+            pages += 1;
+        }
+        let too_many = batch.push(secret(0)?, pages).is_err();
+        let result = mapping.space().insert_batch(&mut batch);
+        let emptied = !batch.is_full();
+
+        let mut absent = 0;
+        for index in 0..pages {
+            absent += usize::from(look(&*mapping.space().lock_folio(index)?) == Seen::Absent);
+        }
+        let winner_stays = mapping.space().lock_folio(3)?.pfn() == winner;
+        let one = mapping.space().lock_folio(0)?.unlock();
+        drop(mapping);
+        let after = look(&one);
+
+        assert!(too_many);
+        assert!(result.is_ok());
+        assert!(emptied);
+        assert!(pages > 8);
+        assert_eq!(absent, pages);
+        assert!(winner_stays);
+        assert!(after == Seen::Zero);
+        Ok(())
+    }
+
+    /// Nothing is zapped for a mapping that keeps its direct map.
+    #[test]
+    fn a_batch_is_refused_by_an_ordinary_mapping() -> Result {
+        let mapping = Mapping::ordinary()?;
+        let mut batch = FolioBatch::new();
+        batch.push(secret(0)?, 0)?;
+        let error = mapping.space().insert_batch(&mut batch).err();
+        let empty = mapping.space().lock_folio(0).is_err();
+        drop(mapping);
+
+        assert!(error == Some(EINVAL));
+        assert!(empty);
+        Ok(())
+    }
+
+    /// Calls `f` with the folio locked.
+    fn locked(folio: &Folio, f: unsafe extern "C" fn(*mut bindings::folio) -> c_int) -> c_int {
+        // SAFETY: The folio is valid, and in no page cache whenever this is called.
+        unsafe {
+            bindings::__folio_lock(folio.as_ptr());
+            let ret = f(folio.as_ptr());
+            bindings::folio_unlock(folio.as_ptr());
+            ret
+        }
+    }
+
+    /// Memory that is out already stays out, and keeps what it holds.
+    #[test]
+    fn the_owner_manages_the_direct_map() -> Result {
+        let mapping = Mapping::hidden()?;
+        // SAFETY: It was just created: empty, and nobody else knows it.
+        unsafe { bindings::mapping_set_direct_map_by_owner(mapping.space().as_ptr()) };
+
+        let new = secret(0)?;
+        // SAFETY: The folio is valid, and `new` is not used for its contents any more.
+        let folio: ARef<Folio> = unsafe { &*new.as_ptr().cast::<Folio>() }.into();
+        let zapped = locked(&folio, folio_zap_direct_map);
+        drop(mapping.space().insert(new, 0, GFP_KERNEL)?);
+        let cached = look(&folio);
+        mapping.truncate();
+        let removed = look(&folio);
+        let restored = locked(&folio, folio_restore_direct_map);
+        let after = look(&folio);
+
+        assert_eq!(zapped, 0);
+        assert!(mapping.space().no_direct_map());
+        assert!(cached == Seen::Absent);
+        assert!(removed == Seen::Absent);
+        assert_eq!(restored, 0);
+        assert!(after == Seen::Secret);
+        Ok(())
+    }
+
+    /// An image of all memory is out of the question while there may be folios without a direct map.
+    #[test]
+    fn hibernation_is_told() -> Result {
+        let mapping = Mapping::hidden()?;
+        // SAFETY: It just reads a counter.
+        let active = unsafe { bindings::no_direct_map_active() };
+        drop(mapping);
+
+        assert!(active);
         Ok(())
     }
 

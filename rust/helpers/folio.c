@@ -51,3 +51,9 @@ __rust_helper pgoff_t rust_helper_folio_pgoff(const struct folio *folio)
 {
 	return folio->index;
 }
+
+__rust_helper void rust_helper_folio_set_pgoff(struct folio *folio,
+					       pgoff_t index)
+{
+	folio->index = index;
+}

@@ -169,6 +169,26 @@ impl AddressSpace {
         Ok(unsafe { LockedFolio::new(folio.into_folio()) })
     }
 
+    /// Inserts many folios, with one TLB flush for all.
+    ///
+    /// Only if [`no_direct_map`](Self::no_direct_map); there is nothing to gain otherwise. May
+    /// sleep. The batch is empty after that. Where an index was taken already, what is there stays,
+    /// and the folio for it is freed.
+    ///
+    /// # Errors
+    ///
+    /// * [`EINVAL`] if the direct map cannot be changed, or is not what the page cache takes folios
+    ///   out of; none was inserted;
+    /// * [`ENOMEM`] as for [`insert`](Self::insert); some may have been inserted.
+    ///
+    /// [`ENOMEM`]: crate::error::code::ENOMEM
+    pub fn insert_batch(&self, batch: &mut FolioBatch) -> Result {
+        // SAFETY: By the type invariants, both are valid; the folios are in no page cache, have
+        // their index set to one that suits them, and the references are ours to give.
+        // INVARIANT: The batch is empty afterwards.
+        to_result(unsafe { bindings::filemap_add_batch(self.as_ptr(), &mut batch.0) })
+    }
+
     /// Finds the folio that contains `index`, counted in pages, and locks it. May sleep.
     ///
     /// # Errors
@@ -195,6 +215,75 @@ impl AddressSpace {
         InvalidateGuard {
             mapping: self,
             _not_send: NotThreadSafe,
+        }
+    }
+}
+
+/// Single pages that will be inserted together, each at its own index.
+///
+/// Wraps `struct folio_batch`.
+///
+/// # Invariants
+///
+/// The batch owns the only reference to each of its folios, which are order 0, in no page cache,
+/// and have their index set to one that a file can have.
+pub struct FolioBatch(bindings::folio_batch);
+
+impl FolioBatch {
+    /// Creates an empty batch.
+    #[inline]
+    pub fn new() -> Self {
+        // INVARIANT: There are no folios in it.
+        Self(pin_init::zeroed())
+    }
+
+    /// Returns whether no more folios fit in.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        usize::from(self.0.nr) == self.0.folios.len()
+    }
+
+    /// Adds a folio, which is meant for `index`, in pages.
+    ///
+    /// # Errors
+    ///
+    /// The folio comes back, with [`EINVAL`], if the batch is full, the folio is not a single page,
+    /// or `index` is beyond what a file can have.
+    pub fn push(&mut self, folio: NewFolio, index: usize) -> Result<(), InsertError> {
+        let fits = folio.order() == 0 && index.checked_add(1).and_then(byte_offset).is_some();
+        let Some(slot) = self
+            .0
+            .folios
+            .get_mut(usize::from(self.0.nr))
+            .filter(|_| fits)
+        else {
+            return Err(InsertError {
+                error: EINVAL,
+                folio: Some(folio),
+            });
+        };
+
+        // SAFETY: Nobody else knows of a `NewFolio`, so nobody else uses its index.
+        unsafe { bindings::folio_set_pgoff(folio.as_ptr(), index) };
+        // INVARIANT: The reference is owned by the batch from here on.
+        *slot = ARef::into_raw(folio.into_folio()).cast().as_ptr();
+        self.0.nr += 1;
+        Ok(())
+    }
+}
+
+impl Default for FolioBatch {
+    #[inline]
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for FolioBatch {
+    fn drop(&mut self) {
+        for folio in self.0.folios.iter().take(usize::from(self.0.nr)) {
+            // SAFETY: By the type invariants, the batch owns a reference.
+            unsafe { bindings::folio_put(*folio) };
         }
     }
 }
