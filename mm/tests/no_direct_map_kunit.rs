@@ -31,7 +31,10 @@ mod tests {
             },
             from_err_ptr, //
         },
-        ffi::c_int,
+        ffi::{
+            c_int,
+            c_void, //
+        },
         mm::{
             address_space::{
                 AddressSpace,
@@ -50,8 +53,8 @@ mod tests {
 
     // In `mm/internal.h`, which is not bound.
     extern "C" {
-        fn folio_zap_direct_map(folio: *mut bindings::folio) -> c_int;
-        fn folio_restore_direct_map(folio: *mut bindings::folio) -> c_int;
+        fn folio_zap_direct_map(folio: *mut c_void) -> c_int;
+        fn folio_restore_direct_map(folio: *mut c_void) -> c_int;
     }
 
     const SECRET: u64 = 0x5ec2e75e_c2e75ec2;
@@ -427,11 +430,11 @@ mod tests {
     }
 
     /// Calls `f` with the folio locked.
-    fn locked(folio: &Folio, f: unsafe extern "C" fn(*mut bindings::folio) -> c_int) -> c_int {
+    fn locked(folio: &Folio, f: unsafe extern "C" fn(*mut c_void) -> c_int) -> c_int {
         // SAFETY: The folio is valid, and in no page cache whenever this is called.
         unsafe {
             bindings::__folio_lock(folio.as_ptr());
-            let ret = f(folio.as_ptr());
+            let ret = f(folio.as_ptr().cast());
             bindings::folio_unlock(folio.as_ptr());
             ret
         }
