@@ -467,7 +467,7 @@ mod tests {
         Ok(())
     }
 
-    /// An image of all memory is out of the question while there may be folios without a direct map.
+    /// No image of all memory while there may be folios without a direct map.
     #[test]
     fn hibernation_is_told() -> Result {
         let mapping = Mapping::hidden()?;
