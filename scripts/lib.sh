@@ -73,9 +73,17 @@ set_arch() {
 # installed, or unpacked in the cache if it is not of this machine's.
 files_of() { [ -z "$cross" ] || echo "$cache/$debian_arch/$1"; }
 
-# out_dir ARCH VARIANT: where that kernel is built.
+# out_dir ARCH VARIANT [STOCK]: where that kernel is built; with STOCK not empty,
+# that of the unpatched base.
 out_dir() {
-	if [ "$2" = debug ]; then echo "$build/$1"; else echo "$build/$1-${2// /-}"; fi
+	local name=$1
+	[ "$2" = debug ] || name+=-${2// /-}
+	echo "$build/$name${3:+-stock}"
+}
+
+# splats LOG: the lines of a kernel log that no sound kernel writes, with their numbers.
+splats() {
+	grep -nE 'BUG:|WARNING:|Oops|Call Trace|Kernel panic|general protection|INFO: (task|rcu|possible)|suspicious RCU|lock held|UBSAN|KASAN' "$1" || :
 }
 
 # series_files N: what the lines of series name from field N on: from 2 the patches
