@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0
 # What there is to do: `make help`.
 
+# What runs on all of them is restricted by ARCH=.
+ARCHES := $(or $(ARCH),x86_64 arm64)
 ARCH ?= x86_64
 VARIANT ?= debug
 export KDIR REFETCH
 # One clock for the whole run; see stage() in scripts/lib.sh.
 export STAGE_START := $(shell date +%s)
 
-.PHONY: help demo test boot kernel tree refresh clean
+.PHONY: help demo test test-kvm-all boot kernel tree refresh clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo      a guest, and a scan of all host RAM that does not find its secret'
 	@echo 'make test      everything that is tested, fast checks first'
+	@echo 'make test-kvm-all   the whole KVM selftest suite of Linux, with the series and without,'
+	@echo '               on x86_64 and arm64 (or ARCH=): the two lists must be the same'
 	@echo 'make boot      a shell in the patched kernel'
 	@echo 'make kernel    build the patched kernel; VARIANT="no-rust kvm-module", a name'
 	@echo '               each in configs/, builds another one beside it'
@@ -29,6 +33,9 @@ demo: kernel
 
 test:
 	@scripts/test
+
+test-kvm-all:
+	@scripts/test-kvm-all $(ARCHES)
 
 boot: kernel
 	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)"
