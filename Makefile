@@ -24,12 +24,12 @@ help:
 	@echo 'make refresh   write the commits of build/linux back to patches and new files'
 	@echo 'make clean     remove build/; the cache stays (~/.cache/no-direct-map, removed last)'
 	@echo
-	@echo 'ARCH=x86_64 is the only one so far. KDIR=/path/to/linux-7.3 is the base instead of'
+	@echo 'ARCH is x86_64, or arm64 (cross-built). KDIR=/path/to/linux-7.3 is the base instead of'
 	@echo "Debian's linux-source-7.3 (give it each time); REFETCH=1 looks for a newer one of these."
 
 demo: kernel
-	@scripts/cargo build --release --locked
-	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)" --log build/run/demo.log -- build/cargo/x86_64-unknown-linux-gnu/release/gmem-demo
+	@scripts/cargo --arch $(ARCH) build --release --locked
+	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)" --log build/run/demo.log -- build/$(ARCH)/gmem/gmem-demo
 
 test:
 	@scripts/test
