@@ -450,6 +450,34 @@ TEST_F(gmem, clean_page_is_not_taken_by_soft_offline)
 	close(fd);
 }
 
+/*
+ * /dev/mem reads what is there through the direct map, prepared for a fault, as
+ * /proc/kcore, BPF programs and kprobes do. Nothing is there.
+ */
+TEST_F(gmem, dev_mem_finds_nothing)
+{
+	char *plain = kvm_mmap(self->page_size, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	int dev_mem = open("/dev/mem", O_RDONLY);
+	char *mem = map(fd), byte = 0;
+
+	if (dev_mem >= 0) {
+		*plain = 0x5a;
+		*mem = 0x5a;
+		ASSERT_EQ(1, pread(dev_mem, &byte, 1, phys_addr(plain)));
+		EXPECT_EQ(0x5a, byte);
+		EXPECT_EQ(-1, pread(dev_mem, &byte, 1, phys_addr(mem)));
+		EXPECT_EQ(EFAULT, errno);
+		close(dev_mem);
+	}
+	kvm_munmap(mem, SIZE);
+	close(fd);
+	kvm_munmap(plain, self->page_size);
+	if (dev_mem < 0)
+		SKIP(return, "This kernel lacks CONFIG_DEVMEM");
+}
+
 /* A file of one page in memory without a direct map; its page is mapped at *@mem. */
 static int one_page(struct kvm_vm *vm, bool secretmem, char **mem)
 {
