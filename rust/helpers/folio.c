@@ -30,6 +30,22 @@ __rust_helper unsigned int rust_helper_folio_order(const struct folio *folio)
 	return folio_order(folio);
 }
 
+__rust_helper bool rust_helper_folio_test_hwpoison(const struct folio *folio)
+{
+	return folio_test_hwpoison(folio);
+}
+
+__rust_helper void rust_helper_folio_mark_uptodate(struct folio *folio)
+{
+	folio_mark_uptodate(folio);
+}
+
+__rust_helper struct page *rust_helper_folio_file_page(struct folio *folio,
+						       pgoff_t index)
+{
+	return folio_file_page(folio, index);
+}
+
 __rust_helper unsigned long rust_helper_folio_pfn(const struct folio *folio)
 {
 	return folio_pfn(folio);
@@ -50,6 +66,12 @@ __rust_helper void *rust_helper_folio_address(const struct folio *folio)
 __rust_helper pgoff_t rust_helper_folio_pgoff(const struct folio *folio)
 {
 	return folio->index;
+}
+
+__rust_helper struct address_space *
+rust_helper_folio_address_space(const struct folio *folio)
+{
+	return folio->mapping;
 }
 
 __rust_helper void rust_helper_folio_set_pgoff(struct folio *folio,

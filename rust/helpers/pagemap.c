@@ -3,9 +3,9 @@
 #include <linux/pagemap.h>
 
 __rust_helper void
-rust_helper_mapping_set_no_direct_map(struct address_space *mapping)
+rust_helper_mapping_set_inaccessible(struct address_space *mapping)
 {
-	mapping_set_no_direct_map(mapping);
+	mapping_set_inaccessible(mapping);
 }
 
 __rust_helper bool
@@ -27,6 +27,13 @@ rust_helper_mapping_min_folio_order(const struct address_space *mapping)
 }
 
 __rust_helper struct folio *
+rust_helper_filemap_alloc_folio(gfp_t gfp, unsigned int order,
+				struct mempolicy *policy)
+{
+	return filemap_alloc_folio(gfp, order, policy);
+}
+
+__rust_helper struct folio *
 rust_helper_filemap_lock_folio(struct address_space *mapping, pgoff_t index)
 {
 	return filemap_lock_folio(mapping, index);
@@ -42,4 +49,23 @@ __rust_helper void
 rust_helper_filemap_invalidate_unlock(struct address_space *mapping)
 {
 	filemap_invalidate_unlock(mapping);
+}
+
+__rust_helper void
+rust_helper_filemap_invalidate_lock_shared(struct address_space *mapping)
+{
+	filemap_invalidate_lock_shared(mapping);
+}
+
+__rust_helper void
+rust_helper_filemap_invalidate_unlock_shared(struct address_space *mapping)
+{
+	filemap_invalidate_unlock_shared(mapping);
+}
+
+__rust_helper pgoff_t
+rust_helper_linear_page_index(const struct vm_area_struct *vma,
+			      unsigned long address)
+{
+	return linear_page_index(vma, address);
 }

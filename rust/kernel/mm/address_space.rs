@@ -26,7 +26,11 @@ use crate::{
     },
 };
 use core::{
-    ops::Range,
+    ops::{
+        Deref,
+        DerefMut,
+        Range, //
+    },
     ptr::NonNull, //
 };
 
@@ -99,8 +103,18 @@ impl AddressSpace {
     /// The address space is empty, and nobody else can reach it yet.
     #[inline]
     pub unsafe fn set_no_direct_map(&self) {
+        // As `mapping_set_no_direct_map()` in C. Not by a helper, which would export
+        // `no_direct_map_get()` to everyone.
         // SAFETY: By the safety requirements, no folio is inserted with the other setting.
-        unsafe { bindings::mapping_set_no_direct_map(self.as_ptr()) };
+        unsafe {
+            bindings::mapping_set_inaccessible(self.as_ptr());
+            bindings::set_bit(
+                bindings::mapping_flags_AS_NO_DIRECT_MAP as usize,
+                &raw mut (*self.as_ptr()).flags,
+            );
+            #[cfg(CONFIG_ARCH_HAS_SET_DIRECT_MAP)]
+            bindings::no_direct_map_get();
+        }
     }
 
     /// Are the folios of this address space out of the direct map?
@@ -178,15 +192,30 @@ impl AddressSpace {
     /// # Errors
     ///
     /// * [`EINVAL`] if the direct map cannot be changed, or is not what the page cache takes folios
-    ///   out of; none was inserted;
+    ///   out of, or this address space has none that are single pages; none was inserted;
     /// * [`ENOMEM`] as for [`insert`](Self::insert); some may have been inserted.
     ///
     /// [`ENOMEM`]: crate::error::code::ENOMEM
+    // Inline: the C function is exported to one module, and this must not pass it on.
+    #[inline]
     pub fn insert_batch(&self, batch: &mut FolioBatch) -> Result {
+        // SAFETY: By the type invariants, this is valid.
+        if unsafe { bindings::mapping_min_folio_order(self.as_ptr()) } > 0 {
+            return Err(EINVAL);
+        }
         // SAFETY: By the type invariants, both are valid; the folios are in no page cache, have
         // their index set to one that suits them, and the references are ours to give.
         // INVARIANT: The batch is empty afterwards.
         to_result(unsafe { bindings::filemap_add_batch(self.as_ptr(), &mut batch.0) })
+    }
+
+    /// Is there a folio at `index`, counted in pages?
+    ///
+    /// The answer may be old when it arrives.
+    #[inline]
+    pub fn contains(&self, index: usize) -> bool {
+        // SAFETY: By the type invariants, this is valid; the entry is not looked into.
+        !unsafe { bindings::xa_load(&raw mut (*self.as_ptr()).i_pages, index) }.is_null()
     }
 
     /// Finds the folio that contains `index`, counted in pages, and locks it. May sleep.
@@ -208,14 +237,8 @@ impl AddressSpace {
     /// for reading. May sleep.
     #[inline]
     pub fn invalidate_lock(&self) -> InvalidateGuard<'_> {
-        // SAFETY: By the type invariants, this is valid.
-        unsafe { bindings::filemap_invalidate_lock(self.as_ptr()) };
-
-        // INVARIANT: We just took it.
-        InvalidateGuard {
-            mapping: self,
-            _not_send: NotThreadSafe,
-        }
+        // SAFETY: There is no data.
+        unsafe { InvalidateGuard::new(self, NonNull::dangling()) }
     }
 }
 
@@ -290,24 +313,45 @@ impl Drop for FolioBatch {
 
 /// The `invalidate_lock` of an address space, held for writing.
 ///
-/// It is the key to what removes folios. Unlocks when it goes out of scope.
+/// It is the key to what removes folios, and to the data of type `T` that the lock protects.
+/// Unlocks when it goes out of scope.
 ///
 /// # Invariants
 ///
-/// The lock is held for writing, by this task.
+/// The lock is held for writing, by this task. `data` is valid for `'a`, and is reached through
+/// guards of this lock only.
 #[must_use = "the lock unlocks immediately when the guard is unused"]
-pub struct InvalidateGuard<'a> {
+pub struct InvalidateGuard<'a, T = ()> {
     mapping: &'a AddressSpace,
+    data: NonNull<T>,
     _not_send: NotThreadSafe,
 }
 
-impl InvalidateGuard<'_> {
+impl<'a, T> InvalidateGuard<'a, T> {
+    /// Takes the lock. May sleep.
+    ///
+    /// # Safety
+    ///
+    /// `data` is valid for `'a`, and is reached through guards of this lock only.
+    #[inline]
+    pub(crate) unsafe fn new(mapping: &'a AddressSpace, data: NonNull<T>) -> Self {
+        // SAFETY: By the type invariants, this is valid.
+        unsafe { bindings::filemap_invalidate_lock(mapping.as_ptr()) };
+
+        // INVARIANT: We just took it; and the safety requirements.
+        Self {
+            mapping,
+            data,
+            _not_send: NotThreadSafe,
+        }
+    }
+
     /// Removes all folios from the pages `range`, unmapping them from userspace.
     ///
     /// What a folio held is gone when this returns if [`AddressSpace::no_direct_map`], even if
     /// somebody has a reference to it; a large folio that is only partly in the range stays, whole.
     /// Waits for folio locks: the caller must have none.
-    pub fn truncate(&mut self, range: Range<usize>) {
+    pub fn truncate(&self, range: Range<usize>) {
         if range.is_empty() {
             return;
         }
@@ -324,10 +368,82 @@ impl InvalidateGuard<'_> {
     }
 }
 
-impl Drop for InvalidateGuard<'_> {
+impl<T> Deref for InvalidateGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariants; nobody else has it while we hold the lock.
+        unsafe { self.data.as_ref() }
+    }
+}
+
+impl<T> DerefMut for InvalidateGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: As above.
+        unsafe { self.data.as_mut() }
+    }
+}
+
+impl<T> Drop for InvalidateGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariants, this task holds the lock for writing.
         unsafe { bindings::filemap_invalidate_unlock(self.mapping.as_ptr()) };
+    }
+}
+
+/// The `invalidate_lock` of an address space, held for reading, with others maybe.
+///
+/// While it is held nothing is removed. Data of type `T` that the lock protects can be read.
+/// Unlocks when it goes out of scope.
+///
+/// # Invariants
+///
+/// The lock is held for reading, by this task. `data` is valid for `'a`, and is reached through
+/// guards of this lock only.
+#[must_use = "the lock unlocks immediately when the guard is unused"]
+pub struct SharedInvalidateGuard<'a, T = ()> {
+    mapping: &'a AddressSpace,
+    data: NonNull<T>,
+    _not_send: NotThreadSafe,
+}
+
+impl<'a, T> SharedInvalidateGuard<'a, T> {
+    /// Takes the lock. May sleep.
+    ///
+    /// # Safety
+    ///
+    /// `data` is valid for `'a`, and is reached through guards of this lock only.
+    #[inline]
+    pub(crate) unsafe fn new(mapping: &'a AddressSpace, data: NonNull<T>) -> Self {
+        // SAFETY: By the type invariants, this is valid.
+        unsafe { bindings::filemap_invalidate_lock_shared(mapping.as_ptr()) };
+
+        // INVARIANT: We just took it; and the safety requirements.
+        Self {
+            mapping,
+            data,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+impl<T> Deref for SharedInvalidateGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariants; nobody writes it while we hold the lock.
+        unsafe { self.data.as_ref() }
+    }
+}
+
+impl<T> Drop for SharedInvalidateGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, this task holds the lock for reading.
+        unsafe { bindings::filemap_invalidate_unlock_shared(self.mapping.as_ptr()) };
     }
 }

@@ -63,7 +63,7 @@ pub struct Folio(Opaque<bindings::folio>);
 // SAFETY: A folio may be used, and its last reference dropped, from any task.
 unsafe impl Send for Folio {}
 
-// SAFETY: All methods of `Folio` read what stays the same while a reference is held.
+// SAFETY: All methods of `Folio` read what stays the same while a reference is held, or is atomic.
 unsafe impl Sync for Folio {}
 
 // SAFETY: By the type invariants, folios are refcounted; `folio_get` and `folio_put` are the
@@ -102,12 +102,26 @@ impl Folio {
         PAGE_SIZE << self.order()
     }
 
+    /// Did the hardware report an error in this memory?
+    #[inline]
+    pub fn is_hwpoisoned(&self) -> bool {
+        // SAFETY: By the type invariants, this is a valid folio.
+        unsafe { bindings::folio_test_hwpoison(self.as_ptr()) }
+    }
+
     /// Returns the page frame number of the first page.
     #[inline]
     pub fn pfn(&self) -> usize {
         // SAFETY: By the type invariants, this is a valid folio.
         unsafe { bindings::folio_pfn(self.as_ptr()) }
     }
+}
+
+/// Folios are charged when they are inserted. A second charge on top of that of the allocator would
+/// lose the first.
+#[inline]
+fn without_account(gfp: Flags) -> Flags {
+    gfp & !(GFP_KERNEL_ACCOUNT & !GFP_KERNEL)
 }
 
 /// A folio that was just allocated: in no page cache, and nobody else has a reference to it.
@@ -159,19 +173,39 @@ impl NewFolio {
             return Err(AllocError);
         }
 
-        // A second charge on top of that of the allocator would lose the first.
-        let gfp = gfp & !(GFP_KERNEL_ACCOUNT & !GFP_KERNEL);
+        let gfp = without_account(gfp);
 
         // SAFETY: The order is one that the allocator knows.
-        let folio = unsafe { bindings::folio_alloc(gfp.as_raw(), order) };
+        unsafe { Self::from_allocator(bindings::folio_alloc(gfp.as_raw(), order)) }
+    }
+
+    /// Allocates a folio of one page, as the page cache does, where the memory policy wants it.
+    ///
+    /// # Safety
+    ///
+    /// `policy` is NULL, or the caller has a reference to it.
+    #[inline]
+    pub(super) unsafe fn alloc_with_policy(
+        gfp: Flags,
+        policy: *mut bindings::mempolicy,
+    ) -> Result<Self, AllocError> {
+        let gfp = without_account(gfp);
+
+        // SAFETY: By the safety requirements.
+        unsafe { Self::from_allocator(bindings::filemap_alloc_folio(gfp.as_raw(), 0, policy)) }
+    }
+
+    /// # Safety
+    ///
+    /// `folio` is NULL, or was just allocated for the caller.
+    #[inline]
+    unsafe fn from_allocator(folio: *mut bindings::folio) -> Result<Self, AllocError> {
         let folio = NonNull::new(folio).ok_or(AllocError)?;
 
-        // SAFETY: `folio_alloc` returned a reference, which is ours.
-        let folio = unsafe { ARef::from_raw(folio.cast::<Folio>()) };
-
+        // SAFETY: The allocator returned a reference, which is ours.
         // INVARIANT: Nobody else knows of a folio that was just allocated, and the allocator has
         // only memory that is in the direct map.
-        Ok(Self(folio))
+        Ok(Self(unsafe { ARef::from_raw(folio.cast()) }))
     }
 
     // No `Deref` to `Folio`: from a `&Folio` anybody can make another reference.
@@ -298,6 +332,43 @@ impl LockedFolio<'_> {
     pub fn index(&self) -> usize {
         // SAFETY: The folio is in the page cache, so it has an index, and the lock keeps it there.
         unsafe { bindings::folio_pgoff(self.folio.as_ptr()) }
+    }
+
+    /// Is it in this address space?
+    #[inline]
+    pub fn is_in(&self, mapping: &AddressSpace) -> bool {
+        // SAFETY: By the type invariants, this is a valid folio, and the lock keeps it where it is.
+        unsafe { bindings::folio_address_space(self.folio.as_ptr()) == mapping.as_ptr() }
+    }
+
+    /// Returns the page frame number of the page at `index`, which is one of this folio's.
+    #[inline]
+    pub fn pfn_at(&self, index: usize) -> usize {
+        self.pfn()
+            .wrapping_add(index & (1usize << self.order()).wrapping_sub(1))
+    }
+
+    /// Returns the index after the last page of this folio, in pages.
+    #[inline]
+    pub fn next_index(&self) -> usize {
+        self.index().saturating_add(1 << self.order())
+    }
+
+    /// Marks the contents as what they will be: they are there, and need not be brought from
+    /// anywhere.
+    #[inline]
+    pub fn mark_uptodate(&self) {
+        // SAFETY: By the type invariants, this is a valid folio.
+        unsafe { bindings::folio_mark_uptodate(self.folio.as_ptr()) };
+    }
+
+    /// Gives the page at `index`, which is one of this folio's, to C: locked, with the reference.
+    #[inline]
+    pub(super) fn into_page(self, index: usize) -> *mut bindings::page {
+        let this = ManuallyDrop::new(self);
+
+        // SAFETY: By the type invariants, this is a valid folio.
+        unsafe { bindings::folio_file_page(this.folio.as_ptr(), index) }
     }
 
     /// Unlocks the folio and keeps the reference.

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0
+// wrong: error[E0621]: explicit lifetime required in the type of `mapping`
+
+//! A folio that is locked in the page cache of a file does not outlive the file.
+
+#![allow(missing_docs, unexpected_cfgs)]
+
+use kernel::{
+    mm::{
+        address_space::AddressSpace,
+        folio::LockedFolio,
+    },
+    prelude::*,
+};
+
+#[cfg(not(wrong))]
+pub fn lock<'a>(mapping: &'a AddressSpace) -> Result<LockedFolio<'a>> {
+    mapping.lock_folio(0)
+}
+
+#[cfg(wrong)]
+pub fn lock<'a>(mapping: &AddressSpace) -> Result<LockedFolio<'a>> {
+    mapping.lock_folio(0)
+}

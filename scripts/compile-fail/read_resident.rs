@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+// wrong: error[E0599]: no method named `read` found for reference `&LockedFolio<'_>` in the current scope
+
+//! The contents of a folio that is in the page cache cannot be read.
+
+#![allow(missing_docs, unexpected_cfgs)]
+
+use kernel::{
+    mm::folio::{LockedFolio, NewFolio},
+    prelude::*,
+};
+
+/// Whoever has just allocated a folio can.
+pub fn new(folio: &NewFolio, buffer: &mut [u8]) -> Result {
+    folio.read(0, buffer)
+}
+
+/// Whoever found one can say which it is.
+#[cfg(not(wrong))]
+pub fn resident(folio: &LockedFolio<'_>, _buffer: &mut [u8]) -> usize {
+    folio.pfn()
+}
+
+#[cfg(wrong)]
+pub fn resident(folio: &LockedFolio<'_>, buffer: &mut [u8]) -> Result {
+    folio.read(0, buffer)
+}

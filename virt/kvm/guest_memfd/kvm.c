@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The C side of guest_memfd in Rust: what is a macro, a field of a structure that
+ * Rust does not see, a weak function, or exported to kvm alone. What is exported
+ * here are entry points, which are in boundary.rs.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/kvm_host.h>
+
+#include "../kvm_mm.h"
+#include "kvm.h"
+
+bool __weak kvm_arch_supports_gmem_init_shared(struct kvm *kvm)
+{
+	return true;
+}
+
+bool __weak kvm_arch_gmem_supports_no_direct_map(struct kvm *kvm)
+{
+	return false;
+}
+
+struct gmem_slot gmem_slot(const struct kvm_memory_slot *slot)
+{
+	BUILD_BUG_ON(sizeof(gpa_t) != sizeof(uoff_t));
+	BUILD_BUG_ON(sizeof(gfn_t) != sizeof(slot->gmem.pgoff));
+
+	return (struct gmem_slot) {
+		.base_gfn = slot->base_gfn,
+		.npages = slot->npages,
+		.pgoff = slot->gmem.pgoff,
+	};
+}
+
+bool gmem_slot_is_gmem_only(const struct kvm_memory_slot *slot)
+{
+	return slot->flags & KVM_MEMSLOT_GMEM_ONLY;
+}
+
+void gmem_slot_set_file(struct kvm_memory_slot *slot, struct file *file,
+			unsigned long pgoff, bool gmem_only)
+{
+	WRITE_ONCE(slot->gmem.file, file);
+	slot->gmem.pgoff = pgoff;
+	if (gmem_only)
+		slot->flags |= KVM_MEMSLOT_GMEM_ONLY;
+}
+
+void gmem_slot_clear_file(struct kvm_memory_slot *slot)
+{
+	WRITE_ONCE(slot->gmem.file, NULL);
+}
+
+struct file *gmem_slot_file(const struct kvm_memory_slot *slot)
+{
+	return READ_ONCE(slot->gmem.file);
+}
+
+/* NULL if the file is being closed, even while the slot still has it. */
+struct file *gmem_slot_get_file(struct kvm_memory_slot *slot)
+{
+	return get_file_active(&slot->gmem.file);
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_get_pfn);
+
+struct kvm_memory_slot *gmem_slot_of(struct kvm *kvm, gfn_t gfn)
+{
+	struct kvm_memory_slot *slot;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	slot = gfn_to_memslot(kvm, gfn);
+	return kvm_slot_has_gmem(slot) ? slot : NULL;
+}
+
+u64 gmem_supported_flags(struct kvm *kvm)
+{
+	return kvm_gmem_get_supported_flags(kvm);
+}
+
+struct inode *gmem_make_inode(struct super_block *sb, const char *name)
+{
+	return anon_inode_make_secure_inode(sb, name, NULL);
+}
+
+void gmem_slots_lock(struct kvm *kvm)
+{
+	mutex_lock(&kvm->slots_lock);
+}
+
+void gmem_slots_unlock(struct kvm *kvm)
+{
+	mutex_unlock(&kvm->slots_lock);
+}
+
+void gmem_invalidate_start(struct kvm *kvm)
+{
+	KVM_MMU_LOCK(kvm);
+	kvm_mmu_invalidate_start(kvm);
+}
+
+bool gmem_invalidate_range(struct kvm *kvm, struct kvm_memory_slot *slot,
+			   gfn_t start, gfn_t end, bool private)
+{
+	struct kvm_gfn_range range = {
+		.start = start,
+		.end = end,
+		.slot = slot,
+		.may_block = true,
+		.attr_filter = private ? KVM_FILTER_PRIVATE : KVM_FILTER_SHARED,
+	};
+	bool flush = kvm_mmu_unmap_gfn_range(kvm, &range);
+
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_INVALIDATE
+	kvm_arch_gmem_invalidate_range(kvm, &range);
+#endif
+	return flush;
+}
+
+void gmem_invalidate_unlock(struct kvm *kvm, bool flush)
+{
+	if (flush)
+		kvm_flush_remote_tlbs(kvm);
+	KVM_MMU_UNLOCK(kvm);
+}
+
+void gmem_invalidate_end(struct kvm *kvm)
+{
+	KVM_MMU_LOCK(kvm);
+	kvm_mmu_invalidate_end(kvm);
+	KVM_MMU_UNLOCK(kvm);
+}
+
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_CONVERT
+int gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
+		      kvm_pfn_t nr_pages)
+{
+	return kvm_arch_gmem_make_private(kvm, gfn, pfn, nr_pages);
+}
+#endif
+
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
+void gmem_reclaim(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+{
+	kvm_arch_gmem_reclaim(pfn, nr_pages);
+}
+#endif
+
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
+bool gmem_is_private(struct kvm *kvm, gfn_t gfn)
+{
+	return kvm_range_has_memory_attributes(kvm, gfn, gfn + 1,
+					       KVM_MEMORY_ATTRIBUTE_PRIVATE,
+					       KVM_MEMORY_ATTRIBUTE_PRIVATE);
+}
+
+void gmem_put_page(struct page *page)
+{
+	put_page(page);
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_populate);
+#endif
