@@ -17,7 +17,7 @@ help:
 	@echo 'make test      everything that is tested, fast checks first'
 	@echo 'make test-kvm-all   the whole KVM selftest suite of Linux, with the series and without,'
 	@echo '               on x86_64 and arm64 (or ARCH=): the two lists must be the same'
-	@echo 'make bench     what a page costs, with a direct map and without'
+	@echo 'make bench     what a page costs: guest_memfd in Rust, in C, and without the series'
 	@echo 'make boot      a shell in the patched kernel'
 	@echo 'make kernel    build the patched kernel; VARIANT="no-rust kvm-module", a name'
 	@echo '               each in configs/, builds another one beside it'
@@ -35,12 +35,8 @@ demo: kernel
 test:
 	@scripts/test
 
-bench: kernel
-	@scripts/cargo --arch $(ARCH) build --release --locked
-	@echo 'With 4 CPUs: what counts is how often the others are interrupted.'
-	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)" --cpus 4 -- build/$(ARCH)/gmem/gmem-bench
-	@echo 'With one, and a nanosecond for each instruction.'
-	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)" --cpus 1 --icount -- build/$(ARCH)/gmem/gmem-bench
+bench:
+	@scripts/bench --arch $(ARCH)
 
 test-kvm-all:
 	@scripts/test-kvm-all $(ARCHES)

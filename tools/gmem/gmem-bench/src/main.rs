@@ -1,166 +1,188 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What it costs to populate guest memory and to free it, per page: with a direct map and without,
-//! many pages at once, one by one, and by touching them.
+//! What a page of guest memory costs: to come, by each way that it can, and to go.
 //!
 //! Under QEMU's `-icount shift=0` a nanosecond is an instruction, and two runs agree. With more
 //! than one CPU, what counts is how often the others are interrupted, to flush their TLBs.
 
-use std::{
-    fs, io,
-    os::fd::AsRawFd,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+mod memory;
+mod meter;
+
+use std::{io, process::ExitCode};
 
 use clap::Parser;
-use guest_memfd::{
-    GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_NO_DIRECT_MAP, GuestMemfd,
-};
+use guest_memfd::{GUEST_MEMFD_FLAG_NO_DIRECT_MAP, supported_flags};
 use kvm_ioctls::Kvm;
 
-const PAGE_SIZE: usize = 4096;
+use crate::{
+    memory::{Gmem, Secret},
+    meter::Cost,
+};
 
 /// Measure what a page of guest memory costs.
+///
+/// Prints a table, or, with --csv, a line for each row: kernel, memory, what, nanoseconds a page,
+/// calls of other CPUs a page. Memory without a direct map is left out where KVM does not have it.
 #[derive(Parser)]
 struct Args {
-    /// How many pages are populated and freed in each round.
+    /// How many pages come and go in each round.
     #[arg(long, default_value = "4096")]
     pages: usize,
     /// How many rounds are measured, after one that is not.
     #[arg(long, default_value = "4")]
     rounds: u32,
+    /// Print lines for a program to read, of a kernel of this name.
+    #[arg(long)]
+    csv: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("KVM: {0}")]
     Kvm(#[from] kvm_ioctls::Error),
+    #[error("{}: {}", .0.call, .0.source)]
+    Start(tiny_guest::Error),
+    #[error("the guest stopped with {0} instead of halting")]
+    Exit(String),
     #[error(transparent)]
     Gmem(#[from] guest_memfd::Error),
-    #[error("fallocate: {0}")]
-    Fallocate(io::Error),
-    #[error("/proc/interrupts: {0}")]
-    Interrupts(io::Error),
+    #[error("access to the guest's memory: {0}")]
+    Memory(#[from] vm_memory::VolatileMemoryError),
+    #[error("{0}: {1}")]
+    Call(&'static str, io::Error),
 }
 
 /// How pages come.
 #[derive(Clone, Copy)]
 enum Way {
-    AllAtOnce,
-    PageByPage,
     Touch,
+    Fallocate,
+    PageByPage,
+    Guest,
 }
 
-impl Way {
-    const ALL: [(Self, &'static str); 3] = [
-        (Self::AllAtOnce, "fallocate, all at once"),
-        (Self::PageByPage, "fallocate, page by page"),
-        (Self::Touch, "first touch"),
-    ];
+/// How they go.
+#[derive(Clone, Copy)]
+enum End {
+    PunchHole,
+    Close,
 }
 
-/// What was counted over some time.
-#[derive(Default, Clone, Copy)]
-struct Cost {
-    time: Duration,
-    calls: u64,
-}
+/// The rows: what is measured when pages come, in which way, and when they go.
+const ROWS: [(Way, &str, End, &str); 4] = [
+    (Way::Touch, "user touch", End::PunchHole, "punch hole"),
+    (Way::Guest, "guest fault", End::Close, "close"),
+    (Way::Fallocate, "fallocate and touch", End::PunchHole, ""),
+    (
+        Way::PageByPage,
+        "fallocate by pages, touch",
+        End::PunchHole,
+        "",
+    ),
+];
 
-impl Cost {
-    /// Calls `f` and adds what it costs.
-    fn add(&mut self, f: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
-        let before = calls()?;
-        let start = Instant::now();
-        f()?;
-        self.time += start.elapsed();
-        self.calls += calls()? - before;
-        Ok(())
-    }
-}
-
-/// Calls of functions that CPUs got from others, so far. That is how x86 calls their TLBs; arm64
-/// has no need to ask them.
-fn calls() -> Result<u64, Error> {
-    let text = fs::read_to_string("/proc/interrupts").map_err(Error::Interrupts)?;
-    Ok(text
-        .lines()
-        .filter(|line| line.ends_with("Function call interrupts"))
-        .flat_map(|line| line.split_whitespace())
-        .filter_map(|word| word.parse::<u64>().ok())
-        .sum())
-}
-
-fn fallocate(memory: &GuestMemfd, mode: i32, page: usize, pages: usize) -> Result<(), Error> {
-    // SAFETY: No pointers are passed.
-    let ret = unsafe {
-        libc::fallocate(
-            memory.file().as_raw_fd(),
-            libc::FALLOC_FL_KEEP_SIZE | mode,
-            (page * PAGE_SIZE) as libc::off_t,
-            (pages * PAGE_SIZE) as libc::off_t,
-        )
-    };
-    if ret == 0 {
-        Ok(())
-    } else {
-        Err(Error::Fallocate(io::Error::last_os_error()))
-    }
-}
-
-/// Populates and frees, `rounds` times.
-fn measure(memory: &GuestMemfd, way: Way, args: &Args) -> Result<(Cost, Cost), Error> {
-    let (mut populate, mut free) = (Cost::default(), Cost::default());
-    let mapping = memory.map()?;
+/// What a row of each kind costs, in all rounds but the first.
+fn measure(args: &Args, flags: u64, way: Way, end: End) -> Result<(Cost, Cost), Error> {
+    let (mut come, mut go) = (Cost::default(), Cost::default());
     for round in 0..=args.rounds {
-        let (mut come, mut go) = (Cost::default(), Cost::default());
-        come.add(|| match way {
-            Way::AllAtOnce => fallocate(memory, 0, 0, args.pages),
-            Way::PageByPage => (0..args.pages).try_for_each(|page| fallocate(memory, 0, page, 1)),
-            Way::Touch => {
-                for page in 0..args.pages {
-                    // SAFETY: Within the mapping, which nobody else uses.
-                    unsafe { mapping.as_ptr().add(page * PAGE_SIZE).write_volatile(1) };
-                }
-                Ok(())
+        let mut memory = Gmem::new(args.pages, flags)?;
+        let came = Cost::of(|| match way {
+            Way::Touch => memory.touch(),
+            Way::Fallocate => {
+                memory.fallocate(0, args.pages)?;
+                memory.touch()
             }
+            Way::PageByPage => {
+                (0..args.pages).try_for_each(|page| memory.fallocate(page, 1))?;
+                memory.touch()
+            }
+            Way::Guest => memory.run(),
         })?;
-        go.add(|| fallocate(memory, libc::FALLOC_FL_PUNCH_HOLE, 0, args.pages))?;
+        let went = match end {
+            End::PunchHole => Cost::of(|| memory.punch_hole())?,
+            End::Close => {
+                let (memory, _machine) = memory.unbind()?;
+                Cost::of(|| {
+                    drop(memory);
+                    Ok(())
+                })?
+            }
+        };
         if round > 0 {
-            populate.time += come.time;
-            populate.calls += come.calls;
-            free.time += go.time;
-            free.calls += go.calls;
+            come += came;
+            go += went;
         }
     }
-    Ok((populate, free))
+    Ok((come, go))
+}
+
+/// The same of `memfd_secret()`.
+fn measure_secret(args: &Args) -> Result<(Cost, Cost), Error> {
+    let (mut come, mut go) = (Cost::default(), Cost::default());
+    for round in 0..=args.rounds {
+        let memory = Secret::new(args.pages)?;
+        let came = Cost::of(|| memory.touch())?;
+        let went = Cost::of(|| {
+            drop(memory);
+            Ok(())
+        })?;
+        if round > 0 {
+            come += came;
+            go += went;
+        }
+    }
+    Ok((come, go))
+}
+
+/// Prints what comes out, in one of two ways.
+struct Table<'a> {
+    args: &'a Args,
+}
+
+impl<'a> Table<'a> {
+    fn new(args: &'a Args) -> Self {
+        if args.csv.is_none() {
+            println!(
+                "{:<16} {:<26} {:>10} {:>8}",
+                "per 4 KiB page", "", "ns", "calls"
+            );
+        }
+        Self { args }
+    }
+
+    fn row(&self, memory: &str, what: &str, cost: Cost) {
+        let pages = f64::from(self.args.rounds) * self.args.pages as f64;
+        let time = cost.time.as_nanos() as f64 / pages;
+        let calls = cost.calls as f64 / pages;
+        match &self.args.csv {
+            Some(kernel) => println!("{kernel},{memory},{what},{time:.1},{calls:.3}"),
+            None => println!("{memory:<16} {what:<26} {time:>10.0} {calls:>8.3}"),
+        }
+    }
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    let vm = Kvm::new()?.create_vm()?;
-    let ordinary = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-    let pages = f64::from(args.rounds) * args.pages as f64;
+    let supported = supported_flags(&Kvm::new()?.create_vm()?);
+    let table = Table::new(args);
 
-    println!(
-        "{:<16} {:<24} {:>12} {:>9} {:>12} {:>9}",
-        "per page", "", "populate ns", "calls", "free ns", "calls"
-    );
     for (name, flags) in [
-        ("direct map", ordinary),
-        ("no direct map", ordinary | GUEST_MEMFD_FLAG_NO_DIRECT_MAP),
+        ("direct map", 0),
+        ("no direct map", GUEST_MEMFD_FLAG_NO_DIRECT_MAP),
     ] {
-        for (way, what) in Way::ALL {
-            let memory = GuestMemfd::create(&vm, (args.pages * PAGE_SIZE) as u64, flags)?;
-            let (populate, free) = measure(&memory, way, args)?;
-            println!(
-                "{name:<16} {what:<24} {:>12.0} {:>9.3} {:>12.0} {:>9.3}",
-                populate.time.as_nanos() as f64 / pages,
-                populate.calls as f64 / pages,
-                free.time.as_nanos() as f64 / pages,
-                free.calls as f64 / pages,
-            );
+        if flags & !supported != 0 {
+            continue;
+        }
+        for (way, coming, end, going) in ROWS {
+            let (come, go) = measure(args, flags, way, end)?;
+            table.row(name, coming, come);
+            if !going.is_empty() {
+                table.row(name, going, go);
+            }
         }
     }
+    let (come, go) = measure_secret(args)?;
+    table.row("memfd_secret", "user touch", come);
+    table.row("memfd_secret", "close", go);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 use direct_map_scan::Pattern;
 use guest_memfd::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GuestMemfd};
 use kvm_ioctls::Kvm;
+use tiny_guest::{Args, Program};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use crate::{
@@ -12,32 +13,10 @@ use crate::{
     secret::{self, PAGE_SIZE},
 };
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64;
-#[cfg(target_arch = "aarch64")]
-use aarch64 as arch;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
-#[cfg(target_arch = "x86_64")]
-use x86_64 as arch;
-
 /// Where the guest finds the complement of its secret.
 const PATTERN: usize = PAGE_SIZE;
 /// Where the guest begins to write. Below are its code and the disguised secret.
 const SECRETS: usize = 2 * PAGE_SIZE;
-
-unsafe extern "C" {
-    // The ends of the guest's code, in `arch`.
-    static gmem_demo_code: u8;
-    static gmem_demo_code_end: u8;
-}
-
-/// What is to stand at guest address 0.
-fn code() -> &'static [u8] {
-    let (start, end) = (&raw const gmem_demo_code, &raw const gmem_demo_code_end);
-    // SAFETY: The labels are the ends of the code, which is read-only data.
-    unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
-}
 
 /// A guest that has run and halted; its memory is still there.
 pub struct Guest {
@@ -66,13 +45,18 @@ impl Guest {
         unsafe { memory.bind(&vm, 0, 0, &region)? };
 
         let contents = region.get_slice(0, size)?;
-        contents.write_slice(code(), 0)?;
+        contents.write_slice(Program::Fill.code(), 0)?;
         contents.write_slice(pattern.inverted(), PATTERN)?;
 
         let mut vcpu = vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
-        arch::set_up(&vm, &vcpu, pages * PAGE_SIZE / Pattern::LEN)?;
+        let args = Args {
+            source: PATTERN,
+            target: SECRETS,
+            times: pages * PAGE_SIZE / Pattern::LEN,
+        };
+        tiny_guest::start(&vm, &vcpu, &args).map_err(|e| call(e.call)(e.source))?;
         let exit = vcpu.run().map_err(call("KVM_RUN"))?;
-        if !arch::has_halted(&exit) {
+        if !tiny_guest::has_halted(&exit) {
             return Err(Error::Exit(format!("{exit:?}")));
         }
         Ok(Self {

@@ -68,6 +68,14 @@ pub enum Error {
         /// The errno.
         source: kvm_ioctls::Error,
     },
+    /// The memory could not be taken away from a guest.
+    #[error("KVM_SET_USER_MEMORY_REGION2 of no memory in slot {slot}: {source}")]
+    Unbind {
+        /// The memslot.
+        slot: u32,
+        /// The errno.
+        source: kvm_ioctls::Error,
+    },
 }
 
 /// The flags that [`GuestMemfd::create`] takes for this VM, zero where KVM does not know them.
@@ -180,6 +188,21 @@ impl GuestMemfd {
             guest_addr,
             source,
         })
+    }
+
+    /// Removes a memslot of `vm` that [`bind`](Self::bind) made. The memory stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unbind`].
+    pub fn unbind(vm: &VmFd, slot: u32) -> Result<(), Error> {
+        let nothing = kvm_userspace_memory_region2 {
+            slot,
+            ..Default::default()
+        };
+        // SAFETY: Nothing is given to KVM.
+        unsafe { vm.set_user_memory_region2(nothing) }
+            .map_err(|source| Error::Unbind { slot, source })
     }
 }
 

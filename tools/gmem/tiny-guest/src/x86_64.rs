@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The guest's code for x86_64: 32-bit protected mode, flat segments, no paging.
+//! The programs for x86_64: 32-bit protected mode, flat segments, no paging.
 
 use std::arch::global_asm;
 
 use kvm_bindings::{kvm_regs, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
-use super::{PATTERN, SECRETS};
-use crate::{Error, call};
+use crate::{Args, Error, call};
 
-// esi: the complement of the secret; edi: where to write; ecx: how many times.
+// esi: source; edi: target; ecx: times.
 //
-// One word at a time, all through one register, because KVM keeps the registers of a guest that has
+// Filling goes one word at a time, all through one register, because KVM keeps the registers of a guest that has
 // stopped in the host's memory, side by side.
 global_asm!(
     ".pushsection .rodata",
-    ".globl gmem_demo_code, gmem_demo_code_end",
+    ".globl tiny_guest_fill, tiny_guest_touch, tiny_guest_end",
     ".code32",
-    "gmem_demo_code:",
+    "tiny_guest_fill:",
     "2: xor edx, edx",
     "3: mov eax, [esi + edx]",
     "not eax",
@@ -31,13 +30,18 @@ global_asm!(
     "jnz 2b",
     "xor eax, eax",
     "hlt",
-    "gmem_demo_code_end:",
+    "tiny_guest_touch:",
+    "2: mov [edi], ecx",
+    "add edi, 4096",
+    "dec ecx",
+    "jnz 2b",
+    "hlt",
+    "tiny_guest_end:",
     ".code64",
     ".popsection",
 );
 
-/// Has the vCPU begin at address 0 and write the secret `times` times.
-pub fn set_up(_vm: &VmFd, vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
+pub fn set_up(_vm: &VmFd, vcpu: &VcpuFd, args: &Args) -> Result<(), Error> {
     const PROTECTED_MODE: u64 = 1;
 
     let mut sregs = vcpu.get_sregs().map_err(call("KVM_GET_SREGS"))?;
@@ -69,15 +73,14 @@ pub fn set_up(_vm: &VmFd, vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
     vcpu.set_regs(&kvm_regs {
         rip: 0,
         rflags: 2,
-        rsi: PATTERN as u64,
-        rdi: SECRETS as u64,
-        rcx: times as u64,
+        rsi: args.source as u64,
+        rdi: args.target as u64,
+        rcx: args.times as u64,
         ..Default::default()
     })
     .map_err(call("KVM_SET_REGS"))
 }
 
-/// Is this how the code above ends?
 pub fn has_halted(exit: &VcpuExit) -> bool {
     matches!(exit, VcpuExit::Hlt)
 }

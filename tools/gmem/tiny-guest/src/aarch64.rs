@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The guest's code for aarch64: EL1, no translation.
+//! The programs for aarch64: EL1, no translation.
 
 use std::{arch::global_asm, mem::offset_of};
 
@@ -10,22 +10,20 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
-use super::{PATTERN, SECRETS};
-use crate::{Error, call};
+use crate::{Args, Error, call};
 
-// x0: the complement of the secret; x1: where to write; x2: how many times. Ends with PSCI's
-// SYSTEM_OFF.
+// x0: source; x1: target; x2: times. They end with PSCI's SYSTEM_OFF.
 //
-// Half of it at a time, all through one register, because KVM keeps the registers of a guest that
+// Filling goes by half of it at a time, all through one register, because KVM keeps the registers of a guest that
 // has stopped in the host's memory, side by side.
 //
 // Without translation, data is device memory to the guest: accesses are aligned. Stage 2 makes them
 // coherent with the host's (FWB).
 global_asm!(
     ".pushsection .rodata",
-    ".globl gmem_demo_code, gmem_demo_code_end",
+    ".globl tiny_guest_fill, tiny_guest_touch, tiny_guest_end",
     ".balign 4",
-    "gmem_demo_code:",
+    "tiny_guest_fill:",
     "2: mov x3, #0",
     "3: ldr x4, [x0, x3]",
     "mvn x4, x4",
@@ -40,12 +38,19 @@ global_asm!(
     "mov w0, #0x84000000",
     "orr w0, w0, #8",
     "hvc #0",
-    "gmem_demo_code_end:",
+    "tiny_guest_touch:",
+    "2: str x2, [x1]",
+    "add x1, x1, #4096",
+    "subs x2, x2, #1",
+    "b.ne 2b",
+    "mov w0, #0x84000000",
+    "orr w0, w0, #8",
+    "hvc #0",
+    "tiny_guest_end:",
     ".popsection",
 );
 
-/// Has the vCPU begin at address 0 and write the secret `times` times.
-pub fn set_up(vm: &VmFd, vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
+pub fn set_up(vm: &VmFd, vcpu: &VcpuFd, args: &Args) -> Result<(), Error> {
     let mut init = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut init)
         .map_err(call("KVM_ARM_PREFERRED_TARGET"))?;
@@ -54,7 +59,12 @@ pub fn set_up(vm: &VmFd, vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
 
     let x = offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, regs);
     let pc = offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pc);
-    for (offset, value) in [(x, PATTERN), (x + 8, SECRETS), (x + 16, times), (pc, 0)] {
+    for (offset, value) in [
+        (x, args.source),
+        (x + 8, args.target),
+        (x + 16, args.times),
+        (pc, 0),
+    ] {
         // A core register is named by where it is in `kvm_regs`, in words.
         let word = offset as u64 / 4;
         let id = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | u64::from(KVM_REG_ARM_CORE) | word;
@@ -64,7 +74,6 @@ pub fn set_up(vm: &VmFd, vcpu: &VcpuFd, times: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Is this how the code above ends?
 pub fn has_halted(exit: &VcpuExit) -> bool {
     matches!(exit, VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _))
 }

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What is measured: memory of a guest, and of `memfd_secret()`.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use guest_memfd::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GuestMemfd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use tiny_guest::{Args, Program};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+
+use crate::Error;
+
+pub const PAGE_SIZE: usize = 4096;
+
+/// Writes to one word of each page of `mapping` from `first`.
+fn touch(mapping: &MmapRegion, first: usize, pages: usize) {
+    for page in first..first + pages {
+        // SAFETY: Within the mapping, which nobody else uses.
+        unsafe { mapping.as_ptr().add(page * PAGE_SIZE).write_volatile(1) };
+    }
+}
+
+/// A guest, and the guest_memfd that is its memory: a page for its program, and those that are
+/// measured.
+pub struct Gmem {
+    pages: usize,
+    // In the order of what needs what.
+    vcpu: VcpuFd,
+    vm: VmFd,
+    mapping: MmapRegion,
+    memory: GuestMemfd,
+}
+
+impl Gmem {
+    /// Creates one with `pages` pages to be measured, none of which is there.
+    pub fn new(pages: usize, flags: u64) -> Result<Self, Error> {
+        let vm = Kvm::new()?.create_vm()?;
+        let flags = flags | GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+        let memory = GuestMemfd::create(&vm, ((pages + 1) * PAGE_SIZE) as u64, flags)?;
+        let mapping = memory.map()?;
+        mapping
+            .get_slice(0, PAGE_SIZE)?
+            .write_slice(Program::Touch.code(), 0)?;
+        // SAFETY: The mapping is of this memory, and outlives the VM or its slot.
+        unsafe { memory.bind(&vm, 0, 0, &mapping)? };
+
+        let vcpu = vm.create_vcpu(0)?;
+        let args = Args {
+            source: 0,
+            target: PAGE_SIZE,
+            times: pages,
+        };
+        tiny_guest::start(&vm, &vcpu, &args).map_err(Error::Start)?;
+        Ok(Self {
+            pages,
+            vcpu,
+            vm,
+            mapping,
+            memory,
+        })
+    }
+
+    /// Userspace touches all pages.
+    pub fn touch(&self) -> Result<(), Error> {
+        touch(&self.mapping, 1, self.pages);
+        Ok(())
+    }
+
+    /// The guest touches all pages.
+    pub fn run(&mut self) -> Result<(), Error> {
+        let exit = self.vcpu.run()?;
+        if tiny_guest::has_halted(&exit) {
+            Ok(())
+        } else {
+            Err(Error::Exit(format!("{exit:?}")))
+        }
+    }
+
+    /// Allocates `pages` pages from `first`, of those that are measured.
+    pub fn fallocate(&self, first: usize, pages: usize) -> Result<(), Error> {
+        self.change(0, first, pages)
+    }
+
+    /// Frees all pages.
+    pub fn punch_hole(&self) -> Result<(), Error> {
+        self.change(libc::FALLOC_FL_PUNCH_HOLE, 0, self.pages)
+    }
+
+    fn change(&self, mode: i32, first: usize, pages: usize) -> Result<(), Error> {
+        // SAFETY: No pointers are passed.
+        let ret = unsafe {
+            libc::fallocate(
+                self.memory.file().as_raw_fd(),
+                libc::FALLOC_FL_KEEP_SIZE | mode,
+                ((first + 1) * PAGE_SIZE) as libc::off_t,
+                (pages * PAGE_SIZE) as libc::off_t,
+            )
+        };
+        if ret == 0 {
+            Ok(())
+        } else {
+            Err(Error::Call("fallocate", io::Error::last_os_error()))
+        }
+    }
+
+    /// Takes the memory away from the guest, and returns both: dropping the first closes the file,
+    /// which frees it.
+    pub fn unbind(self) -> Result<(impl Sized, impl Sized), Error> {
+        GuestMemfd::unbind(&self.vm, 0)?;
+        Ok(((self.mapping, self.memory), (self.vcpu, self.vm)))
+    }
+}
+
+/// Pages of `memfd_secret()`, none of which is there.
+pub struct Secret {
+    pages: usize,
+    mapping: MmapRegion,
+}
+
+impl Secret {
+    /// Creates them.
+    pub fn new(pages: usize) -> Result<Self, Error> {
+        let unlimited = libc::rlimit {
+            rlim_cur: libc::RLIM_INFINITY,
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // Secret memory is charged to it.
+        // SAFETY: The structure is valid for reads.
+        if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited) } != 0 {
+            return Err(Error::Call("setrlimit", io::Error::last_os_error()));
+        }
+        // SAFETY: No pointers are passed.
+        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+        if fd < 0 {
+            return Err(Error::Call("memfd_secret", io::Error::last_os_error()));
+        }
+        // SAFETY: The kernel just gave us this descriptor, nobody else knows it.
+        let file = File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        let size = pages * PAGE_SIZE;
+        file.set_len(size as u64)
+            .map_err(|e| Error::Call("ftruncate", e))?;
+        let mapping = MmapRegion::from_file(FileOffset::new(file, 0), size)
+            .map_err(guest_memfd::Error::from)?;
+        Ok(Self { pages, mapping })
+    }
+
+    /// Userspace touches all pages.
+    pub fn touch(&self) -> Result<(), Error> {
+        touch(&self.mapping, 0, self.pages);
+        Ok(())
+    }
+}

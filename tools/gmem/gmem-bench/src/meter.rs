@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Time, and calls from other CPUs.
+
+use std::{
+    fs,
+    ops::AddAssign,
+    time::{Duration, Instant},
+};
+
+use crate::Error;
+
+/// What something cost.
+#[derive(Default, Clone, Copy)]
+pub struct Cost {
+    pub time: Duration,
+    pub calls: u64,
+}
+
+impl Cost {
+    /// Calls `f`, and returns what that cost.
+    pub fn of(f: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {
+        let before = calls()?;
+        let start = Instant::now();
+        f()?;
+        let time = start.elapsed();
+        Ok(Self {
+            time,
+            calls: calls()? - before,
+        })
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.time += other.time;
+        self.calls += other.calls;
+    }
+}
+
+/// Calls of functions that CPUs got from others, so far. That is how x86 calls their TLBs; arm64
+/// has no need to ask them.
+fn calls() -> Result<u64, Error> {
+    let text =
+        fs::read_to_string("/proc/interrupts").map_err(|e| Error::Call("/proc/interrupts", e))?;
+    Ok(text
+        .lines()
+        .filter(|line| line.ends_with("Function call interrupts"))
+        .flat_map(|line| line.split_whitespace())
+        .filter_map(|word| word.parse::<u64>().ok())
+        .sum())
+}
