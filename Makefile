@@ -9,7 +9,7 @@ export KDIR REFETCH
 # One clock for the whole run; see stage() in scripts/lib.sh.
 export STAGE_START := $(shell date +%s)
 
-.PHONY: help demo test test-kvm-all bench boot kernel tree refresh clean
+.PHONY: help demo test stress test-kvm-all bench boot kernel tree refresh clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make test      everything that is tested, fast checks first'
 	@echo 'make test-kvm-all   the whole KVM selftest suite of Linux, with the series and without,'
 	@echo '               on x86_64 and arm64 (or ARCH=): the two lists must be the same'
+	@echo 'make stress    10,000 guests come and go while allocations fail'
 	@echo 'make bench     what a page costs: guest_memfd in Rust, in C, and without the series'
 	@echo 'make boot      a shell in the patched kernel'
 	@echo 'make kernel    build the patched kernel; VARIANT="no-rust kvm-module", a name'
@@ -37,6 +38,10 @@ test:
 
 bench:
 	@scripts/bench --arch $(ARCH)
+
+stress: kernel
+	@scripts/cargo --arch $(ARCH) build --release --locked
+	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)" --timeout 7200 --log build/run/stress.log -- build/$(ARCH)/gmem/gmem-stress
 
 test-kvm-all:
 	@scripts/test-kvm-all $(ARCHES)

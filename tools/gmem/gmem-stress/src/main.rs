@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Guests come and go while allocations fail, and nothing may be left behind.
+//!
+//! In each round a guest is created with a guest_memfd, which is bound, runs, has holes punched, is
+//! unbound, and is closed. One allocation of the kernel fails in it: the first in the first round,
+//! the second in the next one, and so on, until a round has no allocation left to fail; then from
+//! the first again, with other flags and in another order.
+
+mod inject;
+mod left;
+mod round;
+
+use std::{io, process::ExitCode, time::Instant};
+
+use clap::Parser;
+
+use crate::{inject::Injector, left::Left, round::Plan};
+
+/// Have guests come and go while the kernel's allocations fail.
+///
+/// Exit status: 0 if each round succeeded or had an allocation fail, and nothing is left behind; 1
+/// otherwise.
+#[derive(Parser)]
+struct Args {
+    /// How many rounds.
+    #[arg(long, default_value = "10000")]
+    rounds: u32,
+    /// Have no allocation fail.
+    #[arg(long)]
+    no_errors: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}: {1}")]
+    Call(&'static str, io::Error),
+    #[error(transparent)]
+    Gmem(#[from] guest_memfd::Error),
+    #[error("access to the guest's memory: {0}")]
+    Memory(#[from] vm_memory::VolatileMemoryError),
+    #[error("the guest stopped with {0} instead of halting")]
+    Exit(String),
+    #[error("round {0}, in which no allocation failed: {1}")]
+    Round(u32, Box<Error>),
+    #[error("{0}")]
+    Left(String),
+}
+
+/// Makes an [`Error`] of an errno, with the call that gave it.
+fn call<E: Into<io::Error>>(call: &'static str) -> impl FnOnce(E) -> Error {
+    move |e| Error::Call(call, e.into())
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let injector = Injector::new()?;
+    let (mut nth, mut turns, mut failed, mut most) = (1, 0, 0, 0);
+    let start = Instant::now();
+
+    // What is allocated once is there before anything is counted.
+    for number in 0..u32::from(Plan::KINDS) {
+        Plan::new(number).run()?;
+    }
+    let before = Left::now()?;
+
+    for number in 0..args.rounds {
+        let plan = Plan::new(turns);
+        if args.no_errors {
+            plan.run()?;
+            turns += 1;
+            continue;
+        }
+        let (result, injected) = injector.fail_nth(nth, || plan.run())?;
+        match result {
+            Ok(()) if !injected => {
+                most = most.max(nth - 1);
+                nth = 0;
+                turns += 1;
+            }
+            Ok(()) => {}
+            Err(_) if injected => failed += 1,
+            Err(e) => return Err(Error::Round(number, Box::new(e))),
+        }
+        nth += 1;
+        if number % 1000 == 999 {
+            println!("{} rounds in {} s", number + 1, start.elapsed().as_secs());
+        }
+    }
+
+    println!(
+        "stress: {} rounds in {} s; {failed} ended with an error; up to {most} allocations in one, \
+         each failed in turn, {turns} times",
+        args.rounds,
+        start.elapsed().as_secs()
+    );
+    before.check()
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

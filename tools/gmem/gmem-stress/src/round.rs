@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One guest, from creation to end.
+
+use std::{io, os::fd::AsRawFd};
+
+use guest_memfd::{
+    GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_NO_DIRECT_MAP, GuestMemfd,
+};
+use kvm_ioctls::Kvm;
+use tiny_guest::{Args, Program};
+use vm_memory::{Bytes, VolatileMemory};
+
+use crate::{Error, call};
+
+const PAGE_SIZE: usize = 4096;
+const PAGES: usize = 16;
+
+/// What is done in a round.
+pub struct Plan {
+    hidden: bool,
+    allocate_first: bool,
+    close_bound: bool,
+}
+
+impl Plan {
+    /// How many there are.
+    pub const KINDS: u8 = 8;
+
+    /// The one with that number.
+    pub fn new(number: u32) -> Self {
+        Self {
+            hidden: number & 1 == 0,
+            allocate_first: number & 2 != 0,
+            close_bound: number & 4 != 0,
+        }
+    }
+
+    /// Carries it out.
+    pub fn run(&self) -> Result<(), Error> {
+        let kvm = Kvm::new().map_err(call("opening /dev/kvm"))?;
+        let vm = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        let mut flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+        if self.hidden {
+            flags |= GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+        }
+        let memory = GuestMemfd::create(&vm, ((PAGES + 1) * PAGE_SIZE) as u64, flags)?;
+        let mapping = memory.map()?;
+        // SAFETY: The mapping is of this memory, and outlives the VM or its slot.
+        unsafe { memory.bind(&vm, 0, 0, &mapping)? };
+
+        if self.allocate_first {
+            change(&memory, 0, 1, PAGES)?;
+        }
+        // By a system call, which fails if there is no memory, where a touch would be a signal.
+        change(&memory, 0, 0, 1)?;
+        mapping
+            .get_slice(0, PAGE_SIZE)?
+            .write_slice(Program::Touch.code(), 0)?;
+
+        let mut vcpu = vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
+        let args = Args {
+            source: 0,
+            target: PAGE_SIZE,
+            times: PAGES,
+        };
+        tiny_guest::start(&vm, &vcpu, &args).map_err(|e| call(e.call)(e.source))?;
+        let exit = vcpu.run().map_err(call("KVM_RUN"))?;
+        if !tiny_guest::has_halted(&exit) {
+            return Err(Error::Exit(format!("{exit:?}")));
+        }
+
+        change(&memory, libc::FALLOC_FL_PUNCH_HOLE, 1, PAGES / 2)?;
+        if !self.close_bound {
+            GuestMemfd::unbind(&vm, 0)?;
+        }
+        drop((memory, mapping));
+        Ok(())
+    }
+}
+
+/// `fallocate()` of `pages` pages from `first`.
+fn change(memory: &GuestMemfd, mode: i32, first: usize, pages: usize) -> Result<(), Error> {
+    // SAFETY: No pointers are passed.
+    let ret = unsafe {
+        libc::fallocate(
+            memory.file().as_raw_fd(),
+            libc::FALLOC_FL_KEEP_SIZE | mode,
+            (first * PAGE_SIZE) as libc::off_t,
+            (pages * PAGE_SIZE) as libc::off_t,
+        )
+    };
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(call("fallocate")(io::Error::last_os_error()))
+    }
+}
