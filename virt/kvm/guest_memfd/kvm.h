@@ -10,6 +10,7 @@
 #define __KVM_GUEST_MEMFD_KVM_H
 
 #include <linux/kvm_types.h>
+#include <linux/magic.h>
 #include <uapi/linux/kvm.h>
 
 #include "../guest_memfd.h"
