@@ -5,7 +5,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{FromRawFd, OwnedFd},
 };
 
 use guest_memfd::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GuestMemfd};
@@ -83,29 +83,16 @@ impl Gmem {
 
     /// Allocates `pages` pages from `first`, of those that are measured.
     pub fn fallocate(&self, first: usize, pages: usize) -> Result<(), Error> {
-        self.change(0, first, pages)
+        self.memory
+            .allocate(((first + 1) * PAGE_SIZE) as u64, (pages * PAGE_SIZE) as u64)
+            .map_err(|e| Error::Call("fallocate", e))
     }
 
     /// Frees all pages.
     pub fn punch_hole(&self) -> Result<(), Error> {
-        self.change(libc::FALLOC_FL_PUNCH_HOLE, 0, self.pages)
-    }
-
-    fn change(&self, mode: i32, first: usize, pages: usize) -> Result<(), Error> {
-        // SAFETY: No pointers are passed.
-        let ret = unsafe {
-            libc::fallocate(
-                self.memory.file().as_raw_fd(),
-                libc::FALLOC_FL_KEEP_SIZE | mode,
-                ((first + 1) * PAGE_SIZE) as libc::off_t,
-                (pages * PAGE_SIZE) as libc::off_t,
-            )
-        };
-        if ret == 0 {
-            Ok(())
-        } else {
-            Err(Error::Call("fallocate", io::Error::last_os_error()))
-        }
+        self.memory
+            .punch_hole(PAGE_SIZE as u64, (self.pages * PAGE_SIZE) as u64)
+            .map_err(|e| Error::Call("fallocate", e))
     }
 
     /// Takes the memory away from the guest, and returns both: dropping the first closes the file,

@@ -2,8 +2,6 @@
 
 //! One guest, from creation to end.
 
-use std::{io, os::fd::AsRawFd};
-
 use guest_memfd::{
     GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_NO_DIRECT_MAP, GuestMemfd,
 };
@@ -14,6 +12,7 @@ use vm_memory::{Bytes, VolatileMemory};
 use crate::{Error, call};
 
 const PAGE_SIZE: usize = 4096;
+const PAGE: u64 = PAGE_SIZE as u64;
 const PAGES: usize = 16;
 
 /// What is done in a round.
@@ -50,10 +49,12 @@ impl Plan {
         unsafe { memory.bind(&vm, 0, 0, &mapping)? };
 
         if self.allocate_first {
-            change(&memory, 0, 1, PAGES)?;
+            memory
+                .allocate(PAGE, PAGES as u64 * PAGE)
+                .map_err(call("fallocate"))?;
         }
         // By a system call, which fails if there is no memory, where a touch would be a signal.
-        change(&memory, 0, 0, 1)?;
+        memory.allocate(0, PAGE).map_err(call("fallocate"))?;
         mapping
             .get_slice(0, PAGE_SIZE)?
             .write_slice(Program::Touch.code(), 0)?;
@@ -70,29 +71,13 @@ impl Plan {
             return Err(Error::Exit(format!("{exit:?}")));
         }
 
-        change(&memory, libc::FALLOC_FL_PUNCH_HOLE, 1, PAGES / 2)?;
+        memory
+            .punch_hole(PAGE, PAGES as u64 / 2 * PAGE)
+            .map_err(call("fallocate"))?;
         if !self.close_bound {
             GuestMemfd::unbind(&vm, 0)?;
         }
         drop((memory, mapping));
         Ok(())
-    }
-}
-
-/// `fallocate()` of `pages` pages from `first`.
-fn change(memory: &GuestMemfd, mode: i32, first: usize, pages: usize) -> Result<(), Error> {
-    // SAFETY: No pointers are passed.
-    let ret = unsafe {
-        libc::fallocate(
-            memory.file().as_raw_fd(),
-            libc::FALLOC_FL_KEEP_SIZE | mode,
-            (first * PAGE_SIZE) as libc::off_t,
-            (pages * PAGE_SIZE) as libc::off_t,
-        )
-    };
-    if ret == 0 {
-        Ok(())
-    } else {
-        Err(call("fallocate")(io::Error::last_os_error()))
     }
 }

@@ -137,6 +137,42 @@ impl GuestMemfd {
         &self.file
     }
 
+    /// Allocates what is missing of `len` bytes from `offset`, both multiples of the page size.
+    ///
+    /// # Errors
+    ///
+    /// The errno of `fallocate(2)`: `EINVAL` past the end of the file, `ENOMEM`.
+    pub fn allocate(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.fallocate(0, offset, len)
+    }
+
+    /// Frees `len` bytes from `offset`, both multiples of the page size.
+    ///
+    /// # Errors
+    ///
+    /// The errno of `fallocate(2)`.
+    pub fn punch_hole(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, len)
+    }
+
+    fn fallocate(&self, mode: i32, offset: u64, len: u64) -> std::io::Result<()> {
+        let mode = libc::FALLOC_FL_KEEP_SIZE | mode;
+        // SAFETY: No pointers are passed, and the descriptor is open.
+        let ret = unsafe {
+            libc::fallocate(
+                self.file.as_raw_fd(),
+                mode,
+                offset as libc::off_t,
+                len as libc::off_t,
+            )
+        };
+        if ret == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    }
+
     /// Maps the whole file, shared, readable and writable. Needs [`GUEST_MEMFD_FLAG_MMAP`] and
     /// [`GUEST_MEMFD_FLAG_INIT_SHARED`].
     ///

@@ -14,8 +14,8 @@ use crate::{Args, Error, call};
 
 // x0: source; x1: target; x2: times. They end with PSCI's SYSTEM_OFF.
 //
-// Filling goes by half of it at a time, all through one register, because KVM keeps the registers of a guest that
-// has stopped in the host's memory, side by side.
+// Filling goes by half of it at a time, all through one register, because KVM keeps the registers
+// of a guest that has stopped in the host's memory, side by side.
 //
 // Without translation, data is device memory to the guest: accesses are aligned. Stage 2 makes them
 // coherent with the host's (FWB).

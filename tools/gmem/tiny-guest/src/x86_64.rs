@@ -11,8 +11,8 @@ use crate::{Args, Error, call};
 
 // esi: source; edi: target; ecx: times.
 //
-// Filling goes one word at a time, all through one register, because KVM keeps the registers of a guest that has
-// stopped in the host's memory, side by side.
+// Filling goes one word at a time, all through one register, because KVM keeps the registers of a
+// guest that has stopped in the host's memory, side by side.
 global_asm!(
     ".pushsection .rodata",
     ".globl tiny_guest_fill, tiny_guest_touch, tiny_guest_end",
