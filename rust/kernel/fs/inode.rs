@@ -9,6 +9,8 @@
 //! * [`NewInode`] was just made. Nobody else can reach it, so this is where an inode gets its
 //!   properties; it ends as the inode of a new file.
 //!
+//! There is an example at [`fs::pseudo`](super::pseudo).
+//!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 //!
 //! [`PseudoFs`]: super::pseudo::PseudoFs

@@ -5,6 +5,8 @@
 //! A file system's files have one [`FileTable`], a `static`. Its address tells them from all others
 //! ([`FileTable::downcast`]), and that is what makes the private data of a file typed.
 //!
+//! There is an example at [`fs::pseudo`](super::pseudo).
+//!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
 use crate::{

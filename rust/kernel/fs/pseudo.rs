@@ -3,6 +3,120 @@
 //! Pseudo file systems: those that have inodes and files, but no names.
 //!
 //! C header: [`include/linux/pseudo_fs.h`](srctree/include/linux/pseudo_fs.h)
+//!
+//! # Examples
+//!
+//! Files whose pages the kernel cannot read, and which count how often they were allocated:
+//!
+//! ```
+//! use core::ops::Range;
+//! use kernel::{
+//!     alloc::flags::__GFP_ZERO,
+//!     bindings,
+//!     fs::{
+//!         inode::{Inode, InodeData, NewInode},
+//!         operations::{FileOperations, FileTable, OpenFile},
+//!         pseudo::{PseudoFs, PseudoFsInfo}, //
+//!     },
+//!     mm::{
+//!         aops::{AddressSpaceOperations, FreedFolio},
+//!         fault::{NewVma, VmOperations},
+//!         folio::LockedFolio,
+//!         mempolicy::SharedPolicy, //
+//!     },
+//!     page::PAGE_SIZE, //
+//! };
+//!
+//! /// What an inode carries.
+//! #[pin_data]
+//! struct Pages {
+//!     #[pin]
+//!     policy: SharedPolicy,
+//! }
+//!
+//! impl InodeData for Pages {
+//!     /// How often it was allocated; for those who have the `invalidate_lock`.
+//!     type Locked = u32;
+//! }
+//!
+//! impl PseudoFsInfo for Pages {
+//!     const NAME: &'static CStr = c"pages";
+//!     const MAGIC: u32 = 0x70616765;
+//! }
+//!
+//! static FS: PseudoFs<Pages> = PseudoFs::new();
+//!
+//! /// What can be done with a file.
+//! struct PagesFile;
+//!
+//! // SAFETY: This is not in a module.
+//! static FILES: FileTable<PagesFile> = unsafe { FileTable::new() };
+//!
+//! impl FileOperations for PagesFile {
+//!     type Inode = Pages;
+//!     type Data = ();
+//!
+//!     fn mmap_prepare(_file: &OpenFile<Self>, vma: &mut NewVma<'_, Self>) -> Result {
+//!         vma.set_operations()
+//!     }
+//!
+//!     fn fallocate(file: &OpenFile<Self>, _mode: u32, offset: i64, _len: i64) -> Result {
+//!         let inode = file.inode();
+//!         let index = offset as usize / PAGE_SIZE;
+//!         let folio = inode.data().policy.alloc_folio(index, GFP_KERNEL | __GFP_ZERO)?;
+//!
+//!         let mut allocated = inode.invalidate_lock();
+//!         inode.mapping().insert(folio, index, GFP_KERNEL)?.mark_uptodate();
+//!         *allocated += 1;
+//!         Ok(())
+//!     }
+//!
+//!     fn release(_inode: &Inode<Pages>, _data: ()) {}
+//! }
+//!
+//! impl VmOperations for PagesFile {
+//!     fn fault(file: &OpenFile<Self>, index: usize) -> Result<LockedFolio<'_>> {
+//!         file.inode().mapping().lock_folio(index)
+//!     }
+//!
+//!     fn policy(file: &OpenFile<Self>) -> &SharedPolicy {
+//!         &file.inode().data().policy
+//!     }
+//! }
+//!
+//! impl AddressSpaceOperations for PagesFile {
+//!     type Inode = Pages;
+//!     const FREES_FOLIOS: bool = false;
+//!
+//!     fn memory_failure(_inode: &Inode<Pages>, _range: Range<usize>) {}
+//!     fn free_folio(_folio: FreedFolio) {}
+//! }
+//!
+//! let mount = FS.mount()?;
+//! // SAFETY: The super block is that of the mount, and valid.
+//! let make = |super_block| unsafe { bindings::alloc_anon_inode(super_block) };
+//! // SAFETY: Nobody else has the inode that `make` returns, and it has no private data.
+//! let mut inode = unsafe {
+//!     NewInode::new(&mount, make, 0, pin_init!(Pages { policy <- SharedPolicy::new() }))
+//! }?;
+//! inode.set_size(4 * PAGE_SIZE as i64);
+//! inode.set_mapping::<PagesFile>(GFP_KERNEL);
+//! inode.set_no_direct_map();
+//!
+//! let file = inode.into_file(c"[pages]", &FILES, 0, ())?;
+//! PagesFile::fallocate(&file, 0, PAGE_SIZE as i64, PAGE_SIZE as i64)?;
+//! let again = PagesFile::fallocate(&file, 0, PAGE_SIZE as i64, PAGE_SIZE as i64);
+//! assert_eq!(again, Err(EEXIST));
+//!
+//! assert!(FILES.downcast(&file).is_some());
+//! assert_eq!(*file.inode().invalidate_lock_shared(), 1);
+//! assert!(file.inode().mapping().contains(1));
+//! assert!(!file.inode().mapping().contains(0));
+//!
+//! file.inode().invalidate_lock().truncate(0..4);
+//! assert!(!file.inode().mapping().contains(1));
+//! # Ok::<(), Error>(())
+//! ```
 
 use crate::{
     bindings,

@@ -15,6 +15,7 @@ use crate::{
         Result, //
     },
     mm::folio::{
+        pages_of_order,
         LockedFolio,
         NewFolio, //
     },
@@ -43,7 +44,7 @@ fn byte_offset(index: usize) -> Option<bindings::loff_t> {
 
 /// The page cache of an inode.
 ///
-/// Wraps `struct address_space`.
+/// Wraps `struct address_space`. There is an example at [`fs::pseudo`](crate::fs::pseudo).
 ///
 /// # Invariants
 ///
@@ -149,13 +150,13 @@ impl AddressSpace {
         gfp: Flags,
     ) -> Result<LockedFolio<'_>, InsertError> {
         let order = folio.order();
-        let pages = 1 << order;
+        let pages = pages_of_order(order);
 
         // SAFETY: By the type invariants, this is valid.
         let min_order = unsafe { bindings::mapping_min_folio_order(self.as_ptr()) };
         if order < min_order
             || (order > 0 && !cfg!(CONFIG_XARRAY_MULTI))
-            || index & (pages - 1) != 0
+            || index & pages.wrapping_sub(1) != 0
             || index.checked_add(pages).and_then(byte_offset).is_none()
         {
             return Err(InsertError {
@@ -245,6 +246,24 @@ impl AddressSpace {
 /// Single pages that will be inserted together, each at its own index.
 ///
 /// Wraps `struct folio_batch`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     address_space::FolioBatch,
+///     folio::NewFolio, //
+/// };
+///
+/// let mut batch = FolioBatch::new();
+/// batch.push(NewFolio::alloc(0, GFP_KERNEL)?, 7)?;
+/// assert!(!batch.is_full());
+///
+/// // Two pages are no single page, and come back.
+/// let refused = batch.push(NewFolio::alloc(1, GFP_KERNEL)?, 8);
+/// assert!(refused.is_err_and(|e| e.error == EINVAL && e.folio.is_some()));
+/// # Ok::<(), Error>(())
+/// ```
 ///
 /// # Invariants
 ///

@@ -2,6 +2,8 @@
 
 //! What the page cache calls about folios, by their owner's code.
 //!
+//! There is an example at [`fs::pseudo`](crate::fs::pseudo).
+//!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
 use crate::{
@@ -10,6 +12,7 @@ use crate::{
         Inode,
         InodeData, //
     },
+    mm::folio::pages_of_order,
     prelude::*,
     warn_on, //
 };
@@ -100,7 +103,7 @@ unsafe extern "C" fn error_remove_folio<A: AddressSpaceOperations>(
         )
     };
 
-    A::memory_failure(inode, first..first.saturating_add(1 << order));
+    A::memory_failure(inode, first..first.saturating_add(pages_of_order(order)));
     bindings::mf_result_MF_DELAYED as c_int
 }
 
@@ -110,6 +113,6 @@ unsafe extern "C" fn free_folio<A: AddressSpaceOperations>(folio: *mut bindings:
 
     A::free_folio(FreedFolio {
         pfn,
-        pages: 1 << order,
+        pages: pages_of_order(order),
     });
 }

@@ -5,6 +5,8 @@
 //! * [`NewVma`] is a mapping that userspace asks for.
 //! * [`VmOperations`] is what its owner does about a page fault in it.
 //!
+//! There is an example at [`fs::pseudo`](crate::fs::pseudo).
+//!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
 use crate::{

@@ -89,17 +89,23 @@ impl Folio {
         self.0.get()
     }
 
-    /// Returns the order: the folio has `1 << order` pages.
+    /// Returns the order: the folio has `1 << order` [pages](Self::pages).
     #[inline]
     pub fn order(&self) -> u32 {
         // SAFETY: By the type invariants, this is a valid folio.
         unsafe { bindings::folio_order(self.as_ptr()) }
     }
 
+    /// Returns the number of pages.
+    #[inline]
+    pub fn pages(&self) -> usize {
+        pages_of_order(self.order())
+    }
+
     /// Returns the size in bytes.
     #[inline]
     pub fn size(&self) -> usize {
-        PAGE_SIZE << self.order()
+        PAGE_SIZE.wrapping_mul(self.pages())
     }
 
     /// Did the hardware report an error in this memory?
@@ -115,6 +121,14 @@ impl Folio {
         // SAFETY: By the type invariants, this is a valid folio.
         unsafe { bindings::folio_pfn(self.as_ptr()) }
     }
+}
+
+/// Returns how many pages a folio of `order` has.
+///
+/// An order is much less than the number of bits; there is no panic for others.
+#[inline]
+pub(super) fn pages_of_order(order: u32) -> usize {
+    1usize.wrapping_shl(order)
 }
 
 /// Folios are charged when they are inserted. A second charge on top of that of the allocator would
@@ -345,13 +359,13 @@ impl LockedFolio<'_> {
     #[inline]
     pub fn pfn_at(&self, index: usize) -> usize {
         self.pfn()
-            .wrapping_add(index & (1usize << self.order()).wrapping_sub(1))
+            .wrapping_add(index & self.pages().wrapping_sub(1))
     }
 
     /// Returns the index after the last page of this folio, in pages.
     #[inline]
     pub fn next_index(&self) -> usize {
-        self.index().saturating_add(1 << self.order())
+        self.index().saturating_add(self.pages())
     }
 
     /// Marks the contents as what they will be: they are there, and need not be brought from

@@ -24,6 +24,17 @@ use crate::{
 ///
 /// Wraps `struct shared_policy`.
 ///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::mempolicy::SharedPolicy;
+///
+/// let policy = KBox::pin_init(SharedPolicy::new(), GFP_KERNEL)?;
+/// let folio = policy.alloc_folio(3, GFP_KERNEL)?;
+/// assert_eq!(folio.order(), 0);
+/// # Ok::<(), Error>(())
+/// ```
+///
 /// # Invariants
 ///
 /// Initialised, and freed when dropped.
