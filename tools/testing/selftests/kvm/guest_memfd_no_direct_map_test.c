@@ -28,6 +28,7 @@
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
 #include "test_util.h"
+#include "ucall_common.h"
 
 #define FLAGS	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED | \
 		 GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
@@ -268,6 +269,60 @@ TEST_F(gmem, bad_arguments_are_refused_and_nothing_is_leaked)
 	EXPECT_EQ(fds, open_fds());
 }
 
+/* Behind all memslots. */
+#define MMIO_ADDR	0x100000000ULL
+#define QUESTION	0x0123456789abcdefULL
+
+static void guest_mmio(void)
+{
+	volatile u64 *mmio = (void *)MMIO_ADDR;
+
+	/* Behind the first access that KVM emulates are others, in a loop. */
+	for (u64 i = 0; i < 16; i++)
+		mmio[i] = ~mmio[i] + i;
+	GUEST_DONE();
+}
+
+/*
+ * All that a guest has lies in such memory: its program and its page tables too. To
+ * emulate an instruction KVM fetches it and walks the tables, by the user mapping.
+ */
+TEST_F(gmem, guest_runs_from_such_memory_and_does_mmio)
+{
+	const struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = VM_TYPE_DEFAULT,
+		.src_type = VM_MEM_SRC_GUEST_MEMFD_NO_DIRECT_MAP,
+	};
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = vm_create_shape_with_one_vcpu(shape, &vcpu, guest_mmio);
+	u64 question = QUESTION, answer;
+	long reads = 0, writes = 0;
+
+	EXPECT_GT(hidden_pages(), self->hidden);
+	virt_map(vm, MMIO_ADDR, MMIO_ADDR, 1);
+	for (;;) {
+		struct kvm_run *run = vcpu->run;
+
+		vcpu_run(vcpu);
+		if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.phys_addr < MMIO_ADDR ||
+		    run->mmio.phys_addr >= MMIO_ADDR + self->page_size)
+			break;
+		ASSERT_EQ(sizeof(question), run->mmio.len);
+		if (run->mmio.is_write) {
+			memcpy(&answer, run->mmio.data, sizeof(answer));
+			EXPECT_EQ(~QUESTION + writes++, answer);
+		} else {
+			memcpy(run->mmio.data, &question, sizeof(question));
+			reads++;
+		}
+	}
+	EXPECT_EQ(UCALL_DONE, get_ucall(vcpu, NULL));
+	EXPECT_EQ(16, reads);
+	EXPECT_EQ(16, writes);
+	kvm_vm_free(vm);
+}
+
 /*
  * What the capability does not say, creation must refuse; for every type of VM, and
  * on machines where the other tests have to be skipped too.
@@ -447,6 +502,62 @@ TEST_F(gmem, clean_page_is_not_taken_by_soft_offline)
 
 	EXPECT_FALSE(write_file("/sys/devices/system/memory/soft_offline_page", text));
 	EXPECT_EQ(self->hidden + 1, hidden_pages());
+	close(fd);
+}
+
+/* The size of a block of memory that can be taken away, 0 if none can. */
+static unsigned long block_size(void)
+{
+	unsigned long size = 0;
+	FILE *f;
+
+	f = fopen("/sys/devices/system/memory/block_size_bytes", "r");
+	if (!f)
+		return 0;
+	TEST_ASSERT(fscanf(f, "%lx", &size) == 1 && size, "Cannot read the size of a block");
+	fclose(f);
+	return size;
+}
+
+/* Takes the block of memory at @addr away from the system; false if that is refused. */
+static bool take_offline(unsigned long addr)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/devices/system/memory/memory%lu/state",
+		 addr / block_size());
+	TEST_ASSERT(!access(path, W_OK), "No %s", path);
+	return write_file(path, "offline");
+}
+
+/*
+ * A page that cannot be copied cannot be moved out of a block of memory. Not in the
+ * first block, which is refused for the holes that it has.
+ */
+TEST_F(gmem, a_block_of_memory_with_a_hidden_page_stays)
+{
+	const off_t most = SZ_512M;
+	int fd = vm_create_guest_memfd(self->vm, most, FLAGS);
+	unsigned long addr = 0, block = block_size();
+	off_t offset = 0;
+	char *mem;
+
+	if (!block)
+		SKIP(close(fd); return, "This kernel lacks CONFIG_MEMORY_HOTPLUG");
+	mem = kvm_mmap(most, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	for (; addr < block && offset < most; offset += SIZE) {
+		ASSERT_EQ(0, allocate(fd, offset, SIZE));
+		mem[offset] = 0x5a;
+		addr = phys_addr(mem + offset);
+	}
+	offset -= SIZE;
+	ASSERT_GE(addr, block);
+
+	EXPECT_FALSE(take_offline(addr));
+	EXPECT_EQ(EBUSY, errno);
+	EXPECT_EQ(addr, phys_addr(mem + offset));
+	EXPECT_EQ(0x5a, mem[offset]);
+	kvm_munmap(mem, most);
 	close(fd);
 }
 
@@ -722,8 +833,13 @@ TEST_F(gmem, a_split_without_memory_is_an_error)
 TEST_F(gmem, a_failing_restore_leaks_and_is_counted)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	char *mem = map(fd);
+	unsigned long addr;
 
 	ASSERT_EQ(0, allocate(fd, 0, SIZE));
+	ASSERT_EQ(0, READ_ONCE(*mem));
+	addr = phys_addr(mem);
+	kvm_munmap(mem, SIZE);
 	if (!inject("fail_function", "folio_restore_direct_map", "100", "8"))
 		SKIP(close(fd); return, "This kernel lacks CONFIG_FAIL_FUNCTION");
 	EXPECT_EQ(0, punch(fd, 0, SIZE));
@@ -734,6 +850,8 @@ TEST_F(gmem, a_failing_restore_leaks_and_is_counted)
 	if (self->direct_map >= 0)
 		EXPECT_EQ(self->direct_map - 8, direct_map_pages());
 	close(fd);
+	if (block_size())
+		EXPECT_FALSE(take_offline(addr));
 
 	/* The kernel would die here, had it given one of these pages to somebody. */
 	for (int round = 0; round < 3; round++) {
