@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Allocations of the kernel that fail.
+//! Allocations, and functions of the page cache, that fail.
 
 use std::{
     fs::{self, File},
@@ -52,5 +52,52 @@ impl Injector {
         let len = from.read(&mut left).map_err(call("reading fail-nth"))?;
         to.write_all(b"0").map_err(call("resetting fail-nth"))?;
         Ok((result, left[..len].starts_with(b"0")))
+    }
+}
+
+/// Functions of the page cache and of the direct map that fail at random.
+pub struct Functions(());
+
+const FAIL_FUNCTION: &str = "/sys/kernel/debug/fail_function";
+
+/// Those that have an error to return, and do not let go of a page without its entry.
+const FUNCTIONS: [&str; 4] = [
+    "__filemap_add_folio",
+    "folio_zap_direct_map",
+    "folio_batch_zap_direct_map",
+    "folio_restore_direct_map",
+];
+
+impl Functions {
+    /// Has each of them fail once in a hundred calls, for anybody, with `ENOMEM`.
+    pub fn new() -> Result<Self, Error> {
+        let set = |file: &str, value: &str| {
+            fs::write(format!("{FAIL_FUNCTION}/{file}"), value)
+                .map_err(call("setting up fail_function in debugfs"))
+        };
+        let this = Self(());
+        for function in FUNCTIONS {
+            set("inject", function)?;
+            set(&format!("{function}/retval"), "0xfffffffffffffff4")?;
+        }
+        for (file, value) in [
+            ("task-filter", "N"),
+            ("interval", "1"),
+            ("space", "0"),
+            ("times", "-1"),
+            ("verbose", "0"),
+            ("probability", "1"),
+        ] {
+            set(file, value)?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Functions {
+    fn drop(&mut self) {
+        // Nothing can be done about it if this fails; what is counted then will tell.
+        let _ = fs::write(format!("{FAIL_FUNCTION}/probability"), "0");
+        let _ = fs::write(format!("{FAIL_FUNCTION}/inject"), "");
     }
 }

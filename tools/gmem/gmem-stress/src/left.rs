@@ -2,25 +2,74 @@
 
 //! What is left behind.
 
-use std::{fs, thread, time::Duration};
+use std::{collections::BTreeMap, fs, thread, time::Duration};
 
 use crate::{Error, call};
 
-/// Free memory and the direct map, as the kernel counts them.
+/// Memory and the direct map, as the kernel counts them.
 pub struct Left {
-    free_kib: u64,
+    /// What is in `/proc/meminfo`, in KiB.
+    memory: BTreeMap<String, i64>,
+    free_kib: i64,
+    /// Pages out of the direct map, and pages that are for good.
     absent: i64,
+    leaked: i64,
+    /// Pages that the kernel's page tables have in the direct map.
+    present: i64,
 }
 
 /// Memory that comes and goes by itself: a page for each ten rounds that lose one is more.
-const NOISE_KIB: u64 = 4 * 1024;
+const NOISE_KIB: i64 = 4 * 1024;
 
-/// Reads a number behind `name` at the beginning of a line.
-fn number(text: &str, name: &str) -> Option<i64> {
+/// What is between two scans of kmemleak, which believes only in what is older.
+const OLD: Duration = Duration::from_secs(6);
+
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+
+fn read(path: &'static str) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(call(path))
+}
+
+/// The numbers behind names, a line each.
+fn numbers(text: &str) -> BTreeMap<String, i64> {
     text.lines()
-        .filter_map(|line| line.split_once(char::is_whitespace))
-        .find(|(key, _)| key.trim_end_matches(':') == name)
-        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let name = words.next()?.trim_end_matches(':').to_owned();
+            Some((name, words.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Pages that are free, but kept by a CPU for itself.
+fn kept_by_cpus(zoneinfo: &str) -> i64 {
+    zoneinfo
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("count:"))
+        .filter_map(|count| count.trim().parse::<i64>().ok())
+        .sum()
+}
+
+/// Pages in the direct map, by the kernel's page tables in debugfs.
+fn present(tables: &str) -> i64 {
+    let mut inside = false;
+    let mut bytes = 0;
+    for line in tables.lines() {
+        if line.starts_with("---[") {
+            inside = line.contains("Low Kernel Mapping") || line.contains("Linear Mapping start");
+        // arm64 shows entries that were made invalid too, with an F.
+        } else if inside
+            && (line.contains(" RW ") || line.contains(" ro "))
+            && !line.contains(" F ")
+        {
+            let address = |text: &str| i128::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+            let range = line.split_whitespace().next().unwrap_or_default();
+            if let Some((start, end)) = range.split_once('-') {
+                bytes += address(end).zip(address(start)).map_or(0, |(e, s)| e - s);
+            }
+        }
+    }
+    (bytes / 4096) as i64
 }
 
 impl Left {
@@ -28,25 +77,35 @@ impl Left {
     pub fn now() -> Result<Self, Error> {
         thread::sleep(Duration::from_secs(2));
         fs::write("/proc/sys/vm/drop_caches", "3").map_err(call("drop_caches"))?;
-        let memory = fs::read_to_string("/proc/meminfo").map_err(call("/proc/meminfo"))?;
-        let vmstat = fs::read_to_string("/proc/vmstat").map_err(call("/proc/vmstat"))?;
+        let memory = numbers(&read("/proc/meminfo")?);
+        let vmstat = numbers(&read("/proc/vmstat")?);
         let count = |name| {
-            number(&vmstat, name).ok_or_else(|| Error::Left(format!("no {name} in /proc/vmstat")))
+            let number = vmstat.get(name).copied();
+            number.ok_or_else(|| Error::Left(format!("no {name} in /proc/vmstat")))
         };
         Ok(Self {
-            free_kib: number(&memory, "MemFree").unwrap_or(0).unsigned_abs(),
+            free_kib: memory.get("MemFree").copied().unwrap_or(0)
+                + 4 * kept_by_cpus(&read("/proc/zoneinfo")?),
             absent: count("direct_map_zapped")?
                 - count("direct_map_restored")?
                 - count("direct_map_leaked")?,
+            leaked: count("direct_map_leaked")?,
+            present: present(
+                &read("/sys/kernel/debug/page_tables/kernel")
+                    .or_else(|_| read("/sys/kernel/debug/kernel_page_tables"))?,
+            ),
+            memory,
         })
     }
 
     /// Compares with how it is now.
     pub fn check(&self) -> Result<(), Error> {
         let now = Self::now()?;
+        let leaked = now.leaked - self.leaked;
         println!(
-            "stress: {} KiB free before, {} after; {} pages out of the direct map",
-            self.free_kib, now.free_kib, now.absent
+            "stress: {} KiB free before, {} after; {} pages out of the direct map, {leaked} leaked \
+             on purpose; of {} pages in the page tables {} are left",
+            self.free_kib, now.free_kib, now.absent, self.present, now.present
         );
         if now.absent != 0 {
             return Err(Error::Left(format!(
@@ -54,20 +113,34 @@ impl Left {
                 now.absent
             )));
         }
-        if now.free_kib + NOISE_KIB < self.free_kib {
+        if now.present == 0 || now.present + leaked != self.present {
+            return Err(Error::Left("the page tables are not whole".into()));
+        }
+        if now.free_kib + 4 * leaked + NOISE_KIB < self.free_kib {
+            let kinds: String = now
+                .memory
+                .iter()
+                .map(|(name, kib)| (name, kib - self.memory.get(name).unwrap_or(&0)))
+                .filter(|(_, change)| change.abs() >= 256)
+                .map(|(name, change)| format!("\n    {name} {change:+}"))
+                .collect();
             return Err(Error::Left(format!(
-                "{} KiB are gone",
+                "{} KiB are gone; in /proc/meminfo: {kinds}",
                 self.free_kib - now.free_kib
             )));
         }
-        match fs::write("/sys/kernel/debug/kmemleak", "scan") {
-            // A kernel without it.
-            Err(_) => return Ok(()),
-            // What is new is believed at the second scan.
-            Ok(()) => thread::sleep(Duration::from_secs(6)),
+        now.unreferenced()
+    }
+
+    /// Asks kmemleak, in a kernel that has it.
+    fn unreferenced(&self) -> Result<(), Error> {
+        for _ in 0..2 {
+            if fs::write(KMEMLEAK, "scan").is_err() {
+                return Ok(());
+            }
+            thread::sleep(OLD);
         }
-        fs::write("/sys/kernel/debug/kmemleak", "scan").map_err(call("kmemleak"))?;
-        let leaks = fs::read_to_string("/sys/kernel/debug/kmemleak").map_err(call("kmemleak"))?;
+        let leaks = read(KMEMLEAK)?;
         println!(
             "stress: kmemleak has {} reports",
             leaks.matches("unreferenced object").count()

@@ -9,13 +9,19 @@
 
 mod inject;
 mod left;
+mod modules;
 mod round;
 
 use std::{io, process::ExitCode, time::Instant};
 
 use clap::Parser;
 
-use crate::{inject::Injector, left::Left, round::Plan};
+use crate::{
+    inject::{Functions, Injector},
+    left::Left,
+    modules::Modules,
+    round::Plan,
+};
 
 /// Have guests come and go while the kernel's allocations fail.
 ///
@@ -29,6 +35,12 @@ struct Args {
     /// Have no allocation fail.
     #[arg(long)]
     no_errors: bool,
+    /// Have functions of the page cache fail at random, and no allocation.
+    #[arg(long, conflicts_with = "no_errors")]
+    functions: bool,
+    /// Take KVM's modules out before each round, and put them back.
+    #[arg(long)]
+    reload: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +57,8 @@ enum Error {
     Round(u32, Box<Error>),
     #[error("{0}")]
     Left(String),
+    #[error("not enough rounds for each allocation to fail once")]
+    TooFew,
 }
 
 /// Makes an [`Error`] of an errno, with the call that gave it.
@@ -53,24 +67,30 @@ fn call<E: Into<io::Error>>(call: &'static str) -> impl FnOnce(E) -> Error {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    let injector = Injector::new()?;
+    let nth_fails = !args.no_errors && !args.functions;
+    let injector = nth_fails.then(Injector::new).transpose()?;
+    let modules = args.reload.then(Modules::find).transpose()?;
     let (mut nth, mut turns, mut failed, mut most) = (1, 0, 0, 0);
     let start = Instant::now();
-
-    // What is allocated once is there before anything is counted.
-    for number in 0..u32::from(Plan::KINDS) {
-        Plan::new(number).run()?;
-    }
-    let before = Left::now()?;
+    let mut before = None;
+    let mut functions = None;
 
     for number in 0..args.rounds {
-        let plan = Plan::new(turns);
-        if args.no_errors {
-            plan.run()?;
-            turns += 1;
-            continue;
+        // What is allocated once is there before anything is counted: each kind of round has had
+        // each of its allocations fail.
+        if before.is_none() && turns == u32::from(Plan::KINDS) {
+            before = Some(Left::now()?);
+            functions = args.functions.then(Functions::new).transpose()?;
         }
-        let (result, injected) = injector.fail_nth(nth, || plan.run())?;
+        if let Some(modules) = &modules {
+            modules.reload()?;
+        }
+
+        let plan = Plan::new(turns);
+        let (result, injected) = match &injector {
+            Some(injector) => injector.fail_nth(nth, || plan.run())?,
+            None => (plan.run(), false),
+        };
         match result {
             Ok(()) if !injected => {
                 most = most.max(nth - 1);
@@ -78,7 +98,7 @@ fn run(args: &Args) -> Result<(), Error> {
                 turns += 1;
             }
             Ok(()) => {}
-            Err(_) if injected => failed += 1,
+            Err(_) if injected || functions.is_some() => failed += 1,
             Err(e) => return Err(Error::Round(number, Box::new(e))),
         }
         nth += 1;
@@ -87,13 +107,14 @@ fn run(args: &Args) -> Result<(), Error> {
         }
     }
 
+    drop(functions);
     println!(
         "stress: {} rounds in {} s; {failed} ended with an error; up to {most} allocations in one, \
          each failed in turn, {turns} times",
         args.rounds,
         start.elapsed().as_secs()
     );
-    before.check()
+    before.ok_or(Error::TooFew)?.check()
 }
 
 fn main() -> ExitCode {
