@@ -73,12 +73,12 @@ set_arch() {
 # installed, or unpacked in the cache if it is not of this machine's.
 files_of() { [ -z "$cross" ] || echo "$cache/$debian_arch/$1"; }
 
-# out_dir ARCH VARIANT [STOCK]: where that kernel is built; with STOCK not empty,
-# that of the unpatched base.
+# out_dir ARCH VARIANT [TREE]: where that kernel is built; with TREE, that of another tree
+# than build/linux, build/linux-TREE.
 out_dir() {
 	local name=$1
 	[ "$2" = debug ] || name+=-${2// /-}
-	echo "$build/$name${3:+-stock}"
+	echo "$build/$name${3:+-$3}"
 }
 
 # splats LOG: the lines of a kernel log that no sound kernel writes, with their numbers.
