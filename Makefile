@@ -9,7 +9,7 @@ export KDIR REFETCH
 # One clock for the whole run; see stage() in scripts/lib.sh.
 export STAGE_START := $(shell date +%s)
 
-.PHONY: help demo test stress test-kvm-all bench boot kernel tree refresh clean
+.PHONY: help demo test stress test-kvm-all bench bisect series doc boot kernel tree refresh clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,12 +17,16 @@ help:
 	@echo 'make test      everything that is tested, fast checks first'
 	@echo 'make test-kvm-all   the whole KVM selftest suite of Linux, with the series and without,'
 	@echo '               on x86_64 and arm64 (or ARCH=): the two lists must be the same'
-	@echo 'make stress    10,000 guests come and go while allocations fail'
+	@echo 'make stress    10,000 guests come and go while allocations fail, and with modules of KVM'
+	@echo '               that are taken out and put back: nothing is left behind'
 	@echo 'make bench     what a page costs: guest_memfd in Rust, in C, and without the series'
+	@echo 'make doc       the documentation of the Rust code, in build/doc'
 	@echo 'make boot      a shell in the patched kernel'
 	@echo 'make kernel    build the patched kernel; VARIANT="no-rust kvm-module", a name'
 	@echo '               each in configs/, builds another one beside it'
 	@echo 'make tree      assemble the patched tree in build/linux, a commit a line of series'
+	@echo 'make series    the series as mails, in build/series'
+	@echo 'make bisect    build every commit of the series, on x86_64 and arm64'
 	@echo 'make refresh   write the commits of build/linux back to patches and new files'
 	@echo 'make clean     remove build/; the cache stays (~/.cache/no-direct-map, removed last)'
 	@echo
@@ -39,9 +43,17 @@ test:
 bench:
 	@scripts/bench --arch $(ARCH)
 
-stress: kernel
-	@scripts/cargo --arch $(ARCH) build --release --locked
-	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)" --timeout 7200 --log build/run/stress.log -- build/$(ARCH)/gmem/gmem-stress
+doc:
+	@scripts/doc
+
+series:
+	@scripts/series
+
+bisect:
+	@scripts/bisect $(ARCHES)
+
+stress:
+	@scripts/stress $(ARCHES)
 
 test-kvm-all:
 	@scripts/test-kvm-all $(ARCHES)
