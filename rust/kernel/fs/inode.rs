@@ -224,11 +224,9 @@ impl<'a, T: InodeData> NewInode<'a, T> {
         }
 
         // SAFETY: `from_err_ptr` returned a pointer that is valid.
+        let inode = unsafe { NonNull::new_unchecked(inode.cast()) };
         // INVARIANT: By the safety requirements; the private data was just set.
-        Ok(Self {
-            inode: unsafe { NonNull::new_unchecked(inode.cast()) },
-            mount,
-        })
+        Ok(Self { inode, mount })
     }
 
     const OPERATIONS: &'static bindings::inode_operations = &bindings::inode_operations {
@@ -344,6 +342,9 @@ impl<T: InodeData> Drop for NewInode<'_, T> {
     }
 }
 
+/// # Safety
+///
+/// None is needed. The VFS's type of this is that of an unsafe function.
 unsafe extern "C" fn refuse_setattr(
     _idmap: *mut bindings::mnt_idmap,
     _dentry: *mut bindings::dentry,

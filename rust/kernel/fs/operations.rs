@@ -209,9 +209,12 @@ impl<F: FileOperations> FileTable<F> {
         (fops == self.as_ptr()).then(|| unsafe { OpenFile::from_raw(file.as_ptr()) })
     }
 
+    /// # Safety
+    ///
+    /// The file has these operations and that inode, and both are valid. This is called once for
+    /// it, when the last reference was put.
     unsafe extern "C" fn release(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: The VFS calls this once for a file, with the last reference put but the file
-        // valid. It has our operations.
+        // SAFETY: By the safety requirements.
         let (inode, data) = unsafe { (Inode::from_raw(inode), (*file).private_data) };
 
         // SAFETY: The private data is that of `F`, and there until it is dropped below.
@@ -222,9 +225,12 @@ impl<F: FileOperations> FileTable<F> {
         0
     }
 
+    /// # Safety
+    ///
+    /// The description is valid, of a file with these operations, and the caller's alone.
     unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         from_result(|| {
-            // SAFETY: The VFS calls this with a valid description, of a file with our operations.
+            // SAFETY: By the safety requirements.
             let file = unsafe { OpenFile::<F>::from_raw((*desc).file) };
             // SAFETY: Likewise.
             let mut vma = unsafe { NewVma::from_raw(desc) };
@@ -233,13 +239,16 @@ impl<F: FileOperations> FileTable<F> {
         })
     }
 
+    /// # Safety
+    ///
+    /// The file is valid, and has these operations.
     unsafe extern "C" fn fallocate(
         file: *mut bindings::file,
         mode: c_int,
         offset: bindings::loff_t,
         len: bindings::loff_t,
     ) -> isize {
-        // SAFETY: The VFS calls this with a valid file, which has our operations.
+        // SAFETY: By the safety requirements.
         let file = unsafe { OpenFile::from_raw(file) };
 
         match F::fallocate(file, mode as u32, offset, len) {

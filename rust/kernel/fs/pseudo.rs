@@ -196,8 +196,11 @@ impl<T: PseudoFsInfo> PseudoFs<T> {
         Ok(Mount(unsafe { NonNull::new_unchecked(mount) }, PhantomData))
     }
 
+    /// # Safety
+    ///
+    /// The context is valid, and of this file system.
     unsafe extern "C" fn init_fs_context(context: *mut bindings::fs_context) -> c_int {
-        // SAFETY: The VFS calls this with a valid context.
+        // SAFETY: By the safety requirements.
         let pseudo = unsafe { bindings::init_pseudo(context, T::MAGIC as usize) };
         if pseudo.is_null() {
             return ENOMEM.to_errno();
@@ -207,9 +210,12 @@ impl<T: PseudoFsInfo> PseudoFs<T> {
         0
     }
 
+    /// # Safety
+    ///
+    /// The inode is valid, of this file system, and nobody else has a reference to it. This is
+    /// called once for it.
     unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
-        // SAFETY: The VFS calls this once for an inode, when nobody else has a reference to it. It
-        // is of this file system, so it was a `NewInode<T>`, or has no private data.
+        // SAFETY: By the safety requirements. It was a `NewInode<T>`, or has no private data.
         unsafe {
             bindings::truncate_inode_pages_final(&raw mut (*inode).i_data);
             bindings::clear_inode(inode);

@@ -79,6 +79,9 @@ impl<A: AddressSpaceOperations> AopsTable<A> {
         };
 }
 
+/// # Safety
+///
+/// None is needed. The page cache's type of this is that of an unsafe function.
 unsafe extern "C" fn refuse_migrate(
     _mapping: *mut bindings::address_space,
     _dst: *mut bindings::folio,
@@ -89,12 +92,14 @@ unsafe extern "C" fn refuse_migrate(
     EINVAL.to_errno()
 }
 
+/// # Safety
+///
+/// The folio is valid, locked, and in that mapping, which is that of an [`Inode<A::Inode>`].
 unsafe extern "C" fn error_remove_folio<A: AddressSpaceOperations>(
     mapping: *mut bindings::address_space,
     folio: *mut bindings::folio,
 ) -> c_int {
-    // SAFETY: Memory failure calls this with a locked folio in the page cache of an inode whose
-    // mapping has these operations.
+    // SAFETY: By the safety requirements.
     let (inode, first, order) = unsafe {
         (
             Inode::from_raw((*mapping).host),
@@ -107,8 +112,11 @@ unsafe extern "C" fn error_remove_folio<A: AddressSpaceOperations>(
     bindings::mf_result_MF_DELAYED as c_int
 }
 
+/// # Safety
+///
+/// The folio is valid.
 unsafe extern "C" fn free_folio<A: AddressSpaceOperations>(folio: *mut bindings::folio) {
-    // SAFETY: The page cache calls this with the last reference to a folio.
+    // SAFETY: By the safety requirements.
     let (pfn, order) = unsafe { (bindings::folio_pfn(folio), bindings::folio_order(folio)) };
 
     A::free_folio(FreedFolio {

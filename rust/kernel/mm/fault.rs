@@ -68,8 +68,11 @@ impl<F: FileOperations> VmTable<F> {
         unsafe { OpenFile::from_raw((*vma).vm_file) }
     }
 
+    /// # Safety
+    ///
+    /// The fault is valid, in a mapping with these operations, and the caller's alone.
     unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-        // SAFETY: The memory management calls this with a valid fault in such a mapping.
+        // SAFETY: By the safety requirements.
         let (file, index) = unsafe {
             let fault = &(*vmf).__bindgen_anon_1;
             (Self::file(fault.vma), fault.pgoff)
@@ -81,8 +84,7 @@ impl<F: FileOperations> VmTable<F> {
                 bindings::vm_fault_reason_VM_FAULT_SIGBUS
             }
             Ok(folio) => {
-                // SAFETY: As above. The folio is locked, and the caller takes over the reference
-                // and the lock.
+                // SAFETY: As above.
                 unsafe { (*vmf).page = folio.into_page(index) };
                 bindings::vm_fault_reason_VM_FAULT_LOCKED
             }
@@ -92,23 +94,29 @@ impl<F: FileOperations> VmTable<F> {
         }
     }
 
+    /// # Safety
+    ///
+    /// `vma` is valid, under the mmap lock, and has these operations; `policy` is valid, or NULL.
     #[cfg(CONFIG_NUMA)]
     unsafe extern "C" fn set_policy(
         vma: *mut bindings::vm_area_struct,
         policy: *mut bindings::mempolicy,
     ) -> c_int {
-        // SAFETY: `mbind` calls this under the mmap lock, with a valid policy or NULL.
+        // SAFETY: By the safety requirements.
         unsafe { F::policy(Self::file(vma)).set(vma, policy) }
     }
 
+    /// # Safety
+    ///
+    /// `vma` is valid, and has these operations; `addr` is an address in it, and `ilx` is valid for
+    /// writes.
     #[cfg(CONFIG_NUMA)]
     unsafe extern "C" fn get_policy(
         vma: *mut bindings::vm_area_struct,
         addr: usize,
         ilx: *mut usize,
     ) -> *mut bindings::mempolicy {
-        // SAFETY: The memory management calls this with an address in such a mapping, and a place
-        // for the interleave index.
+        // SAFETY: By the safety requirements.
         unsafe {
             let file = Self::file(vma);
             *ilx = file.inode().number() as usize;

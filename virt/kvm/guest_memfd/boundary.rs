@@ -463,7 +463,8 @@ unsafe extern "C" fn kvm_gmem_prepare_memory_region(
 ) -> c_int {
     from_result(|| {
         // SAFETY: By the safety requirements, the slot is valid.
-        if warn_on!(unsafe { bindings::gmem_slot_is_gmem_only(slot) }) {
+        let gmem_only = unsafe { bindings::gmem_slot_is_gmem_only(slot) };
+        if warn_on!(gmem_only) {
             return Err(EINVAL);
         }
 
