@@ -82,7 +82,7 @@ struct Private<T: InodeData> {
 /// # Invariants
 ///
 /// The inode is valid for as long as a reference to it exists, and its `i_private` owns a
-/// [`Private<T>`], which is not replaced.
+/// `Private<T>`, which is not replaced.
 #[repr(transparent)]
 pub struct Inode<T: InodeData>(Opaque<bindings::inode>, PhantomData<T>);
 
