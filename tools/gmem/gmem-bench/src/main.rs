@@ -75,7 +75,7 @@ const ROWS: [(Way, &str, End, &str); 4] = [
     (Way::Fallocate, "fallocate and touch", End::PunchHole, ""),
     (
         Way::PageByPage,
-        "fallocate by pages, touch",
+        "fallocate by pages and touch",
         End::PunchHole,
         "",
     ),
