@@ -411,7 +411,7 @@ TEST_F(hidden, gup_fast_gets_nothing_while_pages_go)
 	if (variant->secretmem)
 		return;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, take_pages, &r));
-	for (int round = 0; round < 2000; round++) {
+	for (int round = 0; round < 500; round++) {
 		for (size_t page = 0; page < 8; page++)
 			self->mem[page * self->page_size] = 1;
 		ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
@@ -452,7 +452,7 @@ TEST_F(hidden, faults_race_on_one_index)
 		cpus = 16;
 	for (long i = 0; i < cpus; i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, touch, &r));
-	for (int round = 0; round < 2000; round++) {
+	for (int round = 0; round < 500; round++) {
 		ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
 				       self->page_size));
 		if (round % 2)
