@@ -277,9 +277,9 @@ static void guest_mmio(void)
 {
 	volatile u64 *mmio = (void *)MMIO_ADDR;
 
-	/* Behind the first access that KVM emulates are others, in a loop. */
+	/* One address, so that arm64 has no need of an access that changes it, too. */
 	for (u64 i = 0; i < 16; i++)
-		mmio[i] = ~mmio[i] + i;
+		*mmio = ~*mmio + i;
 	GUEST_DONE();
 }
 
@@ -305,8 +305,7 @@ TEST_F(gmem, guest_runs_from_such_memory_and_does_mmio)
 		struct kvm_run *run = vcpu->run;
 
 		vcpu_run(vcpu);
-		if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.phys_addr < MMIO_ADDR ||
-		    run->mmio.phys_addr >= MMIO_ADDR + self->page_size)
+		if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.phys_addr != MMIO_ADDR)
 			break;
 		ASSERT_EQ(sizeof(question), run->mmio.len);
 		if (run->mmio.is_write) {
