@@ -34,6 +34,8 @@
 
 #define PAGES	64
 #define BYTE	((char)0xa5)
+/* In seconds, for what takes that long on a machine that emulates and is busy. */
+#define LONG	300
 
 /* What is not there in older headers of the C library. */
 #ifndef MADV_POPULATE_READ
@@ -402,7 +404,7 @@ static void *take_pages(void *arg)
  * Pages that come and go: the moment in which a folio has lost its mapping, by
  * which it would be refused, and is not back in the direct map.
  */
-TEST_F(hidden, gup_fast_gets_nothing_while_pages_go)
+TEST_F_TIMEOUT(hidden, gup_fast_gets_nothing_while_pages_go, LONG)
 {
 	struct race r = { .mem = self->mem, .page_size = self->page_size };
 	pthread_t thread;
@@ -439,7 +441,7 @@ static void *touch(void *arg)
 }
 
 /* All want one page at once, and somebody takes it away and puts it back. */
-TEST_F(hidden, faults_race_on_one_index)
+TEST_F_TIMEOUT(hidden, faults_race_on_one_index, LONG)
 {
 	struct race r = { .mem = self->mem, .page_size = self->page_size };
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN) * 2;

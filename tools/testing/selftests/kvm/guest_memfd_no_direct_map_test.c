@@ -36,6 +36,9 @@
 
 #define DEBUGFS	"/sys/kernel/debug/"
 
+/* In seconds, for what takes that long on a machine that emulates and is busy. */
+#define LONG	300
+
 /* The pages counted under @name in /proc/vmstat, 0 if the kernel does not know it. */
 static long vm_event(const char *name)
 {
@@ -533,7 +536,7 @@ static bool take_offline(unsigned long addr)
  * A page that cannot be copied cannot be moved out of a block of memory. Not in the
  * first block, which is refused for the holes that it has.
  */
-TEST_F(gmem, a_block_of_memory_with_a_hidden_page_stays)
+TEST_F_TIMEOUT(gmem, a_block_of_memory_with_a_hidden_page_stays, LONG)
 {
 	const off_t most = SZ_512M;
 	int fd = vm_create_guest_memfd(self->vm, most, FLAGS);
@@ -689,7 +692,7 @@ static void *storm_thread(void *arg)
 	return NULL;
 }
 
-TEST_F(gmem, killed_in_a_fault_storm)
+TEST_F_TIMEOUT(gmem, killed_in_a_fault_storm, LONG)
 {
 	for (int round = 0; round < 20; round++) {
 		pid_t child = fork();
@@ -768,7 +771,7 @@ TEST_F(gmem, a_failing_zap_fails_the_fault)
 }
 
 /* Out of memory, now and then, anywhere on the way. */
-TEST_F(gmem, out_of_memory_is_an_error)
+TEST_F_TIMEOUT(gmem, out_of_memory_is_an_error, LONG)
 {
 	long failed = 0, done = 0, other = 0;
 
@@ -801,7 +804,7 @@ TEST_F(gmem, out_of_memory_is_an_error)
  * be split for the first page of a region, and never again, so take pages until
  * one comes from a region that is whole.
  */
-TEST_F(gmem, a_split_without_memory_is_an_error)
+TEST_F_TIMEOUT(gmem, a_split_without_memory_is_an_error, LONG)
 {
 	const off_t most = SZ_512M;
 	int fd = vm_create_guest_memfd(self->vm, most, FLAGS);
@@ -829,7 +832,7 @@ TEST_F(gmem, a_split_without_memory_is_an_error)
 }
 
 /* A page that cannot be restored must not get to the allocator, nor be lost track of. */
-TEST_F(gmem, a_failing_restore_leaks_and_is_counted)
+TEST_F_TIMEOUT(gmem, a_failing_restore_leaks_and_is_counted, LONG)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
 	char *mem = map(fd);
