@@ -278,11 +278,11 @@ TEST_F(gmem, bad_arguments_are_refused_and_nothing_is_leaked)
 
 static void guest_mmio(void)
 {
-	volatile u64 *mmio = (void *)MMIO_ADDR;
+	u64 *mmio = (void *)MMIO_ADDR;
 
 	/* One address, so that arm64 has no need of an access that changes it, too. */
 	for (u64 i = 0; i < 16; i++)
-		*mmio = ~*mmio + i;
+		WRITE_ONCE(*mmio, ~READ_ONCE(*mmio) + i);
 	GUEST_DONE();
 }
 
