@@ -211,6 +211,12 @@ TEST_F(hidden, taking_pages_is_refused)
 	close(pipes[1]);
 }
 
+/* Copy-on-write copies the page through the direct map. */
+TEST_F(hidden, a_private_mapping_is_refused)
+{
+	EXPECT_ERRNO(EINVAL, mmap(NULL, self->size, PROT_READ, MAP_PRIVATE, self->fd, 0));
+}
+
 TEST_F(hidden, a_debugger_is_refused)
 {
 	pid_t child = fork();

@@ -20,7 +20,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -440,38 +439,6 @@ TEST_F(gmem, allocate_punch_and_close_in_any_order)
 			TH_LOG("order %s", orders[i]);
 		}
 	}
-}
-
-TEST_F(gmem, the_page_itself_is_refused)
-{
-	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
-	char *mem = map(fd);
-	char byte = 1, out;
-	struct iovec local = { &out, 1 }, remote = { mem, 1 };
-	int pipes[2];
-
-	memset(mem, 0xa5, SIZE);
-
-	/* Copies through the mapping work. */
-	ASSERT_EQ(0, pipe(pipes));
-	EXPECT_EQ(1, write(pipes[1], mem, 1));
-	EXPECT_EQ(1, read(pipes[0], &byte, 1));
-	EXPECT_EQ((char)0xa5, byte);
-
-	/* Whatever takes the page does not. */
-	EXPECT_EQ(-1, process_vm_readv(getpid(), &local, 1, &remote, 1, 0));
-	EXPECT_EQ(EFAULT, errno);
-	EXPECT_EQ(-1, vmsplice(pipes[1], &remote, 1, 0));
-	EXPECT_EQ(EFAULT, errno);
-	EXPECT_EQ(-1, mlock(mem, SIZE));
-	EXPECT_EQ(ENOMEM, errno);
-	EXPECT_EQ(MAP_FAILED, mmap(NULL, SIZE, PROT_READ, MAP_PRIVATE, fd, 0));
-	EXPECT_EQ(EINVAL, errno);
-
-	close(pipes[0]);
-	close(pipes[1]);
-	kvm_munmap(mem, SIZE);
-	close(fd);
 }
 
 /* The physical address of the page at @mem, 0 if it is not mapped. */
