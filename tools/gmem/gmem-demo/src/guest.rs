@@ -4,7 +4,7 @@
 
 use direct_map_scan::Pattern;
 use guest_memfd::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GuestMemfd};
-use kvm_ioctls::Kvm;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use tiny_guest::{Args, Program};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
@@ -20,12 +20,13 @@ const SECRETS: usize = 2 * PAGE_SIZE;
 
 /// A guest that has run and halted; its memory is still there.
 pub struct Guest {
-    pages: usize,
     // In the order of what needs what.
-    _vcpu: kvm_ioctls::VcpuFd,
-    _vm: kvm_ioctls::VmFd,
+    vm: Option<(VcpuFd, VmFd)>,
     region: MmapRegion,
-    _memory: GuestMemfd,
+    memory: GuestMemfd,
+    /// Where the pages with the secret begin, and how many they are.
+    first: usize,
+    pages: usize,
 }
 
 impl Guest {
@@ -60,20 +61,40 @@ impl Guest {
             return Err(Error::Exit(format!("{exit:?}")));
         }
         Ok(Self {
-            pages,
-            _vcpu: vcpu,
-            _vm: vm,
+            vm: Some((vcpu, vm)),
             region,
-            _memory: memory,
+            memory,
+            first: SECRETS,
+            pages,
         })
+    }
+
+    /// Returns where the pages with the secret are.
+    pub fn secrets(&self) -> *const u8 {
+        self.region.as_ptr().wrapping_add(self.first)
+    }
+
+    /// Frees the first `pages` of the pages with the secret, which has more of them.
+    pub fn punch_hole(&mut self, pages: usize) -> Result<(), Error> {
+        let size = pages * PAGE_SIZE;
+        self.memory
+            .punch_hole(self.first as u64, size as u64)
+            .map_err(call("fallocate(FALLOC_FL_PUNCH_HOLE) of a guest_memfd"))?;
+        self.first += size;
+        self.pages -= pages;
+        Ok(())
+    }
+
+    /// Ends the VM. Its memory stays.
+    pub fn stop(&mut self) {
+        self.vm = None;
     }
 }
 
 impl Holder for Guest {
     fn check(&self, pattern: &Pattern) -> Result<(), Error> {
-        let first = self.region.as_ptr().wrapping_add(SECRETS);
         // SAFETY: The region has that many pages from there.
-        match unsafe { secret::pages_without(pattern, first, self.pages) } {
+        match unsafe { secret::pages_without(pattern, self.secrets(), self.pages) } {
             0 => Ok(()),
             wrong => Err(Error::NotWritten {
                 wrong,

@@ -7,6 +7,7 @@
 mod guest;
 mod secret;
 mod secretmem;
+mod steps;
 
 use std::{fmt, num::NonZeroUsize, process::ExitCode, time::Instant};
 
@@ -24,6 +25,11 @@ struct Args {
     /// How many pages are filled with the secret.
     #[arg(long, default_value = "1024")]
     pages: NonZeroUsize,
+
+    /// Scan after each step of the memory's life instead: mapped, partly punched out, the VM
+    /// gone, the memory gone, and used for something else.
+    #[arg(long)]
+    steps: bool,
 }
 
 /// What went wrong.
@@ -119,6 +125,9 @@ impl fmt::Display for Outcome {
 
 fn run(args: &Args) -> Result<bool, Error> {
     let pages = args.pages.get();
+    if args.steps {
+        return steps::run(pages);
+    }
     let start = Instant::now();
 
     println!(

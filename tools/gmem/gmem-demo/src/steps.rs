@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The whole way of a page: out of the direct map, and back to whoever gets it next.
+
+use std::{collections::BTreeSet, fs::File, os::unix::fs::FileExt};
+
+use direct_map_scan::scan;
+
+use crate::{
+    Error, Holder, call,
+    guest::Guest,
+    secret::{self, PAGE_SIZE},
+};
+
+/// How much more memory another guest has, so that some of it is the same.
+const MORE: usize = 4;
+
+/// Scans for a guest's secret after each step, none of which must show it; then for another
+/// secret, of a guest of ordinary memory, which must be found whole, and partly where the first was.
+/// Returns whether it is so.
+pub fn run(pages: usize) -> Result<bool, Error> {
+    let pattern = secret::random()?;
+    let mut seen = 0;
+    let mut step = |what: &str| -> Result<(), Error> {
+        let found = scan(&pattern)?.pages();
+        println!("{what:<44} {found:>12}");
+        seen += found;
+        Ok(())
+    };
+
+    let mut guest = Guest::run(&pattern, pages, guest_memfd::GUEST_MEMFD_FLAG_NO_DIRECT_MAP)?;
+    guest.check(&pattern)?;
+    let physical = physical_pages(guest.secrets(), pages)?;
+    step("mapped, and the guest alive")?;
+    guest.check(&pattern)?;
+    guest.punch_hole(pages / 2)?;
+    step("half of it punched out")?;
+    guest.stop();
+    guest.check(&pattern)?;
+    step("the VM gone, the memory still mapped")?;
+    guest.check(&pattern)?;
+    drop(guest);
+    step("the memory gone")?;
+
+    let other = secret::random()?;
+    let plain = Guest::run(&other, MORE * pages, 0)?;
+    plain.check(&other)?;
+    let found = scan(&other)?;
+    let reused = found
+        .hits
+        .iter()
+        .map(|hit| hit.physical)
+        .collect::<BTreeSet<_>>()
+        .intersection(&physical)
+        .count();
+    println!(
+        "{:<44} {:>12}, {reused} of them the guest's",
+        "another guest, of ordinary memory",
+        found.pages()
+    );
+    Ok(seen == 0 && found.pages() >= MORE * pages && reused > 0)
+}
+
+/// The physical addresses of `pages` pages from `memory`, which are there.
+fn physical_pages(memory: *const u8, pages: usize) -> Result<BTreeSet<u64>, Error> {
+    const PAGEMAP: &str = "/proc/self/pagemap";
+    let file = File::open(PAGEMAP).map_err(call(PAGEMAP))?;
+    (0..pages)
+        .map(|page| {
+            let mut entry = [0; 8];
+            let index = (memory.addr() / PAGE_SIZE + page) * entry.len();
+            file.read_exact_at(&mut entry, index as u64)
+                .map_err(call(PAGEMAP))?;
+            Ok((u64::from_ne_bytes(entry) & ((1 << 55) - 1)) * PAGE_SIZE as u64)
+        })
+        .collect()
+}
