@@ -91,14 +91,13 @@ static long direct_map_pages(void)
 }
 
 /*
- * Whether only such memory is out of the direct map. KFENCE takes pages out as well, at
- * any time, and debug_pagealloc takes out all that are free.
+ * The same, but -1 as well where not only such memory is out of the direct map: KFENCE
+ * takes pages out at any time, and debug_pagealloc takes out all that are free.
  */
-static bool direct_map_is_quiet(void)
+static long quiet_direct_map_pages(void)
 {
 	FILE *f = fopen("/sys/module/kfence/parameters/sample_interval", "r");
-	long before = direct_map_pages(), interval = 0;
-	bool quiet;
+	long pages = direct_map_pages(), interval = 0;
 	char *mem;
 
 	if (f) {
@@ -107,9 +106,10 @@ static bool direct_map_is_quiet(void)
 	}
 	mem = kvm_mmap(SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	memset(mem, 1, SIZE);
-	quiet = !interval && before == direct_map_pages();
+	if (interval || pages != direct_map_pages())
+		pages = -1;
 	kvm_munmap(mem, SIZE);
-	return quiet;
+	return pages;
 }
 
 static bool write_file(const char *path, const char *text)
@@ -228,7 +228,7 @@ FIXTURE(gmem) {
 FIXTURE_SETUP(gmem)
 {
 	self->page_size = getpagesize();
-	self->direct_map = direct_map_is_quiet() ? direct_map_pages() : -1;
+	self->direct_map = quiet_direct_map_pages();
 	self->hidden = hidden_pages();
 	self->leaked = vm_event("direct_map_leaked");
 	self->vm = vm_create_barebones();
