@@ -18,9 +18,8 @@ pub struct Left {
     present: i64,
 }
 
-/// Memory that comes and goes by itself, as that of slabs and of kmemleak's own objects does. A page
-/// lost in each of 10,000 rounds is five times as much.
-const NOISE_KIB: i64 = 8 * 1024;
+/// Memory that comes and goes by itself: a page for each ten rounds that lose one is more.
+const NOISE_KIB: i64 = 4 * 1024;
 
 /// What is between two scans of kmemleak, which believes only in what is older.
 const OLD: Duration = Duration::from_secs(6);
