@@ -436,7 +436,7 @@ impl<'a, T> SharedInvalidateGuard<'a, T> {
     ///
     /// `data` is valid for `'a`, and is reached through guards of this lock only.
     #[inline]
-    pub(crate) unsafe fn new(mapping: &'a AddressSpace, data: NonNull<T>) -> Self {
+    pub unsafe fn new(mapping: &'a AddressSpace, data: NonNull<T>) -> Self {
         // SAFETY: By the type invariants, this is valid.
         unsafe { bindings::filemap_invalidate_lock_shared(mapping.as_ptr()) };
 

@@ -22,7 +22,10 @@ use crate::{
     },
     prelude::*,
 };
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop, //
+};
 
 /// What the owner of a file does for userspace mappings of it.
 pub trait VmOperations {
@@ -84,8 +87,10 @@ impl<F: FileOperations> VmTable<F> {
                 bindings::vm_fault_reason_VM_FAULT_SIGBUS
             }
             Ok(folio) => {
-                // SAFETY: As above.
-                unsafe { (*vmf).page = folio.into_page(index) };
+                // The lock and the reference are for C to put.
+                let folio = ManuallyDrop::new(folio);
+                // SAFETY: As above; and this is a valid folio.
+                unsafe { (*vmf).page = bindings::folio_file_page(folio.as_ptr(), index) };
                 bindings::vm_fault_reason_VM_FAULT_LOCKED
             }
             Err(err) if err == ENOMEM => bindings::vm_fault_reason_VM_FAULT_OOM,

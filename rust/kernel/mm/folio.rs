@@ -134,7 +134,7 @@ pub(super) fn pages_of_order(order: u32) -> usize {
 /// Folios are charged when they are inserted. A second charge on top of that of the allocator would
 /// lose the first.
 #[inline]
-fn without_account(gfp: Flags) -> Flags {
+pub(super) fn without_account(gfp: Flags) -> Flags {
     gfp & !(GFP_KERNEL_ACCOUNT & !GFP_KERNEL)
 }
 
@@ -193,27 +193,11 @@ impl NewFolio {
         unsafe { Self::from_allocator(bindings::folio_alloc(gfp.as_raw(), order)) }
     }
 
-    /// Allocates a folio of one page, as the page cache does, where the memory policy wants it.
-    ///
-    /// # Safety
-    ///
-    /// `policy` is NULL, or the caller has a reference to it.
-    #[inline]
-    pub(super) unsafe fn alloc_with_policy(
-        gfp: Flags,
-        policy: *mut bindings::mempolicy,
-    ) -> Result<Self, AllocError> {
-        let gfp = without_account(gfp);
-
-        // SAFETY: By the safety requirements.
-        unsafe { Self::from_allocator(bindings::filemap_alloc_folio(gfp.as_raw(), 0, policy)) }
-    }
-
     /// # Safety
     ///
     /// `folio` is NULL, or was just allocated for the caller.
     #[inline]
-    unsafe fn from_allocator(folio: *mut bindings::folio) -> Result<Self, AllocError> {
+    pub(super) unsafe fn from_allocator(folio: *mut bindings::folio) -> Result<Self, AllocError> {
         let folio = NonNull::new(folio).ok_or(AllocError)?;
 
         // SAFETY: The allocator returned a reference, which is ours.
@@ -374,15 +358,6 @@ impl LockedFolio<'_> {
     pub fn mark_uptodate(&self) {
         // SAFETY: By the type invariants, this is a valid folio.
         unsafe { bindings::folio_mark_uptodate(self.folio.as_ptr()) };
-    }
-
-    /// Gives the page at `index`, which is one of this folio's, to C: locked, with the reference.
-    #[inline]
-    pub(super) fn into_page(self, index: usize) -> *mut bindings::page {
-        let this = ManuallyDrop::new(self);
-
-        // SAFETY: By the type invariants, this is a valid folio.
-        unsafe { bindings::folio_file_page(this.folio.as_ptr(), index) }
     }
 
     /// Unlocks the folio and keeps the reference.

@@ -15,7 +15,10 @@ use crate::{
         Flags, //
     },
     bindings,
-    mm::folio::NewFolio,
+    mm::folio::{
+        without_account,
+        NewFolio, //
+    },
     prelude::*,
     types::Opaque,
 };
@@ -70,8 +73,11 @@ impl SharedPolicy {
     pub fn alloc_folio(&self, index: usize, gfp: Flags) -> Result<NewFolio, AllocError> {
         let policy = self.get(index);
 
-        // SAFETY: The policy is NULL, or we have a reference to it.
-        let folio = unsafe { NewFolio::alloc_with_policy(gfp, policy) };
+        // SAFETY: The policy is NULL, or we have a reference to it. As the page cache allocates.
+        let folio = unsafe {
+            let gfp = without_account(gfp).as_raw();
+            NewFolio::from_allocator(bindings::filemap_alloc_folio(gfp, 0, policy))
+        };
 
         // SAFETY: The reference is ours; NULL is nothing to put.
         unsafe { cond_put(policy) };
