@@ -844,14 +844,14 @@ TEST_F_TIMEOUT(gmem, a_failing_restore_leaks_and_is_counted, LONG)
 	if (block_size())
 		EXPECT_FALSE(take_offline(addr));
 
-	/* The kernel would die here, had it given one of these pages to somebody. */
-	for (int round = 0; round < 3; round++) {
-		char *mem = kvm_mmap(SZ_256M, PROT_READ | PROT_WRITE,
-				     MAP_PRIVATE | MAP_ANONYMOUS, -1);
-
-		memset(mem, 1, SZ_256M);
-		kvm_munmap(mem, SZ_256M);
-	}
+	/*
+	 * The kernel would die here, had it given one of these pages to somebody: it
+	 * clears those of the next file through the direct map, and takes them from
+	 * where these would be.
+	 */
+	fd = vm_create_guest_memfd(self->vm, SZ_64M, FLAGS & ~GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+	EXPECT_EQ(0, allocate(fd, 0, SZ_64M));
+	close(fd);
 }
 
 /*
