@@ -108,7 +108,9 @@ impl<F: FileOperations> VmTable<F> {
         policy: *mut bindings::mempolicy,
     ) -> c_int {
         // SAFETY: By the safety requirements.
-        unsafe { F::policy(Self::file(vma)).set(vma, policy) }
+        unsafe {
+            bindings::mpol_set_shared_policy(F::policy(Self::file(vma)).as_ptr(), vma, policy)
+        }
     }
 
     /// # Safety

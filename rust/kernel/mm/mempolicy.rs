@@ -88,23 +88,13 @@ impl SharedPolicy {
     #[inline]
     pub(crate) fn get(&self, index: usize) -> *mut bindings::mempolicy {
         // SAFETY: By the type invariants, this is valid.
-        unsafe { bindings::mpol_shared_policy_lookup(self.0.get(), index) }
+        unsafe { bindings::mpol_shared_policy_lookup(self.as_ptr(), index) }
     }
 
-    /// Sets the policy for what `vma` maps.
-    ///
-    /// # Safety
-    ///
-    /// `vma` is valid, under the mmap lock; `policy` is valid, or NULL.
-    #[cfg(CONFIG_NUMA)]
+    /// Returns the C policies.
     #[inline]
-    pub(crate) unsafe fn set(
-        &self,
-        vma: *mut bindings::vm_area_struct,
-        policy: *mut bindings::mempolicy,
-    ) -> c_int {
-        // SAFETY: By the type invariants and the safety requirements.
-        unsafe { bindings::mpol_set_shared_policy(self.0.get(), vma, policy) }
+    pub(crate) fn as_ptr(&self) -> *mut bindings::shared_policy {
+        self.0.get()
     }
 }
 
