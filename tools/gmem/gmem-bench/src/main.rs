@@ -162,7 +162,7 @@ impl<'a> Table<'a> {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    let supported = supported_flags(&Kvm::new()?.create_vm()?);
+    let supported = supported_flags(&Kvm::new()?.create_vm()?).0;
     let table = Table::new(args);
 
     for (name, flags) in [

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The guest's devices: a serial port, and disks.
+
+mod block;
+mod serial;
+mod virtio;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use guest_memfd::GuestRam;
+use kvm_ioctls::VmFd;
+use vm_superio::Trigger;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+pub use self::serial::Console;
+use self::{block::Disk, virtio::Transport};
+use crate::{
+    arch::{self, FIRST_DISK_IRQ, MAX_DISKS, SERIAL_IRQ},
+    error::{Error, call},
+};
+
+/// The bytes of address space that a disk has.
+pub const DISK_SIZE: u64 = 0x1000;
+
+/// An edge on an interrupt line of the guest.
+struct Interrupt(EventFd);
+
+impl Interrupt {
+    /// Makes one for an interrupt of the VM, whose interrupt controller is there.
+    fn new(vm: &VmFd, irq: u32) -> Result<Self, Error> {
+        let event = EventFd::new(EFD_NONBLOCK).map_err(call("eventfd"))?;
+        vm.register_irqfd(&event, irq).map_err(call("KVM_IRQFD"))?;
+        Ok(Self(event))
+    }
+}
+
+impl Trigger for Interrupt {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// All devices of a guest.
+pub struct Devices {
+    console: Arc<Console>,
+    disks: Vec<Transport>,
+}
+
+impl Devices {
+    /// Creates them. Disk `n` is at `arch::DISKS + n * DISK_SIZE`.
+    pub fn new(vm: &VmFd, ram: &GuestRam, disks: &[PathBuf]) -> Result<Self, Error> {
+        if disks.len() > MAX_DISKS {
+            return Err(Error::Disks {
+                count: disks.len(),
+                max: MAX_DISKS,
+            });
+        }
+        let mut transports = Vec::new();
+        for (irq, path) in (FIRST_DISK_IRQ..).zip(disks) {
+            let disk = Disk::open(path)?;
+            let memory = ram.memory().clone();
+            transports.push(Transport::new(disk, memory, Interrupt::new(vm, irq)?)?);
+        }
+        Ok(Self {
+            console: Arc::new(Console::new(Interrupt::new(vm, SERIAL_IRQ)?)),
+            disks: transports,
+        })
+    }
+
+    pub fn console(&self) -> &Arc<Console> {
+        &self.console
+    }
+
+    pub fn disks(&self) -> usize {
+        self.disks.len()
+    }
+
+    fn disk(&self, addr: u64) -> Option<(&Transport, u64)> {
+        let offset = addr.checked_sub(arch::DISKS)?;
+        let disk = self.disks.get(usize::try_from(offset / DISK_SIZE).ok()?)?;
+        Some((disk, offset % DISK_SIZE))
+    }
+
+    /// A read by a vCPU at a guest address. Where no device is, there are ones.
+    pub fn read(&self, addr: u64, data: &mut [u8]) {
+        match self.disk(addr) {
+            Some((disk, offset)) => disk.read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    /// A write by a vCPU at a guest address.
+    pub fn write(&self, addr: u64, data: &[u8]) {
+        if let Some((disk, offset)) = self.disk(addr) {
+            disk.write(offset, data);
+        }
+    }
+}
