@@ -168,8 +168,8 @@ mod tests {
     fn sizes_have_units() {
         assert_eq!(size("256M"), Ok(256 << 20));
         assert_eq!(size("2g"), Ok(2 << 30));
-        assert_eq!(size("8K"), Ok(8192));
-        assert_eq!(size("8192"), Ok(8192));
+        assert_eq!(size("128K"), Ok(128 << 10));
+        assert_eq!(size("131072"), Ok(128 << 10));
         for wrong in [
             "",
             "M",
