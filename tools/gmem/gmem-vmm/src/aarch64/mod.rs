@@ -8,7 +8,9 @@ mod fdt;
 mod gic;
 
 use guest_memfd::GuestRam;
-use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{
+    KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
 
@@ -50,6 +52,11 @@ pub fn before_vcpus(_vm: &VmFd) -> Result<(), Error> {
 pub fn after_vcpus(vm: &VmFd, vcpus: &[VcpuFd]) -> Result<IrqChip, Error> {
     cpu::init(vm, vcpus)?;
     IrqChip::new(vm)
+}
+
+/// An interrupt as `KVM_IRQ_LINE` names it: with its type, and behind those that are private.
+pub fn irq_line(irq: u32) -> u32 {
+    KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | (irq + 32)
 }
 
 /// What there is to be set up before the guest runs.

@@ -66,6 +66,11 @@ pub fn after_vcpus(_vm: &VmFd, _vcpus: &[VcpuFd]) -> Result<IrqChip, Error> {
     Ok(IrqChip)
 }
 
+/// An interrupt as `KVM_IRQ_LINE` names it.
+pub fn irq_line(irq: u32) -> u32 {
+    irq
+}
+
 /// What there is to be set up before the guest runs.
 pub struct Guest<'a> {
     pub kvm: &'a Kvm,
