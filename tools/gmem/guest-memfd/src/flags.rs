@@ -128,10 +128,9 @@ impl Support {
 
 /// Asks what `kvm` has of guest_memfd, for `vm` and for VMs of the default type. Changes nothing.
 pub fn probe(kvm: &Kvm, vm: &VmFd) -> Support {
-    let flags = |value: i32| Flags(u64::try_from(value).unwrap_or(0));
     Support {
         guest_memfd: vm.check_extension(Cap::GuestMemfd),
-        machine: flags(kvm.check_extension_raw(KVM_CAP_GUEST_MEMFD_FLAGS)),
+        machine: enumerated(kvm.check_extension_raw(KVM_CAP_GUEST_MEMFD_FLAGS)),
         vm: supported_flags(vm),
     }
 }
@@ -139,7 +138,12 @@ pub fn probe(kvm: &Kvm, vm: &VmFd) -> Support {
 /// The flags that [`GuestMemfd::create`](crate::GuestMemfd::create) takes for this VM, zero where
 /// KVM does not enumerate them.
 pub fn supported_flags(vm: &VmFd) -> Flags {
-    Flags(u64::try_from(vm.check_extension_raw(KVM_CAP_GUEST_MEMFD_FLAGS)).unwrap_or(0))
+    enumerated(vm.check_extension_raw(KVM_CAP_GUEST_MEMFD_FLAGS))
+}
+
+/// What the capability's value says; a negative one is an error.
+fn enumerated(value: i32) -> Flags {
+    Flags(u64::try_from(value).unwrap_or(0))
 }
 
 #[cfg(test)]

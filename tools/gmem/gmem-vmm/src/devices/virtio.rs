@@ -33,9 +33,9 @@ struct State {
     queue: Queue,
     status: u32,
     pending: u32,
-    /// Which half of the features is looked at, of the device and of the driver.
+    /// Which half of the device's features is looked at. Those that the driver accepts need not
+    /// be known: without one of them the device works as well.
     device_half: u32,
-    driver_half: u32,
     /// Which queue is looked at. There is just one.
     selected: u32,
 }
@@ -52,7 +52,6 @@ impl Transport {
             status: 0,
             pending: 0,
             device_half: 0,
-            driver_half: 0,
             selected: 0,
         })))
     }
@@ -111,9 +110,6 @@ impl State {
         let here = self.selected == 0;
         match offset {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_half = value,
-            // What is written here the device need not know: without one of its features it
-            // works as well.
-            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_half = value,
             VIRTIO_MMIO_QUEUE_SEL => self.selected = value,
             VIRTIO_MMIO_QUEUE_NUM if here => self.queue.set_size(value as u16),
             VIRTIO_MMIO_QUEUE_READY if here => self.queue.set_ready(value == 1),

@@ -118,13 +118,20 @@ fn write_page_tables(ram: &GuestRam) -> Result<(), Error> {
     const PRESENT_WRITABLE: u64 = 3;
     const LARGE: u64 = 1 << 7;
 
-    let put = |entry: u64, at: u64| ram.load(GuestAddress(at), &entry.to_le_bytes()[..]);
+    let put = |entries: &[u64], at: u64| {
+        let bytes: Vec<u8> = entries
+            .iter()
+            .flat_map(|entry| entry.to_le_bytes())
+            .collect();
+        ram.load(GuestAddress(at), &bytes[..])
+    };
     let (level3, level2) = (PAGE_TABLES + 0x1000, PAGE_TABLES + 0x2000);
-    put(level3 | PRESENT_WRITABLE, PAGE_TABLES)?;
-    put(level2 | PRESENT_WRITABLE, level3)?;
-    for entry in 0..512 {
-        put(entry << 21 | LARGE | PRESENT_WRITABLE, level2 + entry * 8)?;
-    }
+    let large: Vec<u64> = (0..512)
+        .map(|entry| entry << 21 | LARGE | PRESENT_WRITABLE)
+        .collect();
+    put(&[level3 | PRESENT_WRITABLE], PAGE_TABLES)?;
+    put(&[level2 | PRESENT_WRITABLE], level3)?;
+    put(&large, level2)?;
     Ok(())
 }
 
