@@ -122,6 +122,16 @@ impl Vm {
         }
     }
 
+    /// Removes what mappings this virtual machine's caches of guest memory have of the `pages`.
+    ///
+    /// They make no others as long as there is an [`Invalidation`], or no memslot for the pages.
+    pub(crate) fn unmap_aliases(&self, inode: &Inode<Memory>, pages: Range<usize>) {
+        // SAFETY: By the type invariants; the inode is valid.
+        unsafe {
+            bindings::gmem_unmap_aliases(self.as_ptr(), inode.as_ptr(), pages.start, pages.end)
+        };
+    }
+
     /// Returns the memslot that has `gfn`, if its memory comes from a guest_memfd.
     ///
     /// # Safety
@@ -490,12 +500,13 @@ unsafe extern "C" fn kvm_gmem_prepare_memory_region(
             return Err(EINVAL);
         }
 
-        let only = inode.data().flags().can_be_mapped();
+        let flags = inode.data().flags();
+        let only = flags.can_be_mapped();
+        let no_direct_map = only && flags.is_shared() && flags.no_direct_map();
+        let file = ARef::into_raw(file).cast().as_ptr();
         // SAFETY: By the safety requirements, the slot is valid, and nobody else sees it yet. The
         // reference to the file is the caller's now.
-        unsafe {
-            bindings::gmem_slot_set_file(slot, ARef::into_raw(file).cast().as_ptr(), first, only)
-        };
+        unsafe { bindings::gmem_slot_set_file(slot, file, first, only, no_direct_map) };
         Ok(0)
     })
 }
@@ -555,6 +566,7 @@ unsafe extern "C" fn kvm_gmem_unbind(slot: *mut bindings::kvm_memory_slot) {
     let mut view = inode.invalidate_lock();
     if let Some(view) = view.as_mut() {
         view.unbind(slot.placement());
+        view.vm().unmap_aliases(inode, slot.placement().pages());
     }
     // SAFETY: Likewise; the caller holds `slots_lock`.
     unsafe { bindings::gmem_slot_clear_file(slot.as_ptr()) };

@@ -10,7 +10,7 @@ use crate::{
 use core::ops::Range;
 use kernel::fs::inode::Inode;
 
-/// Unmaps the `pages` of `inode` from guests.
+/// Unmaps the `pages` of `inode` from guests, and from what KVM itself reaches guest memory by.
 ///
 /// They cannot be mapped again until the result is dropped. [`None`] if no memslot has any of them.
 /// `view` comes from a guard of the `invalidate_lock`, and the result must not outlive that: so
@@ -29,5 +29,7 @@ pub(crate) fn start<'a>(
     for slot in core::iter::once(first).chain(slots) {
         unmapping.unmap(slot, slot.placement().gfns(&pages), private);
     }
-    Some(unmapping.finish())
+    let invalidation = unmapping.finish();
+    view.vm().unmap_aliases(inode, pages);
+    Some(invalidation)
 }

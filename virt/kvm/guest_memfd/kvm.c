@@ -40,12 +40,14 @@ bool gmem_slot_is_gmem_only(const struct kvm_memory_slot *slot)
 }
 
 void gmem_slot_set_file(struct kvm_memory_slot *slot, struct file *file,
-			unsigned long pgoff, bool gmem_only)
+			unsigned long pgoff, bool gmem_only, bool no_direct_map)
 {
 	WRITE_ONCE(slot->gmem.file, file);
 	slot->gmem.pgoff = pgoff;
 	if (gmem_only)
 		slot->flags |= KVM_MEMSLOT_GMEM_ONLY;
+	if (no_direct_map)
+		slot->flags |= KVM_MEMSLOT_NO_DIRECT_MAP;
 }
 
 void gmem_slot_clear_file(struct kvm_memory_slot *slot)
@@ -131,6 +133,12 @@ void gmem_invalidate_end(struct kvm *kvm)
 	KVM_MMU_LOCK(kvm);
 	kvm_mmu_invalidate_end(kvm);
 	KVM_MMU_UNLOCK(kvm);
+}
+
+void gmem_unmap_aliases(struct kvm *kvm, struct inode *inode,
+			unsigned long start, unsigned long end)
+{
+	kvm_gpc_unmap_gmem(kvm, inode->i_mapping, start, end);
 }
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_CONVERT

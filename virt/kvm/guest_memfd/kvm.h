@@ -52,7 +52,7 @@ struct gmem_slot {
 struct gmem_slot gmem_slot(const struct kvm_memory_slot *slot);
 bool gmem_slot_is_gmem_only(const struct kvm_memory_slot *slot);
 void gmem_slot_set_file(struct kvm_memory_slot *slot, struct file *file,
-			unsigned long pgoff, bool gmem_only);
+			unsigned long pgoff, bool gmem_only, bool no_direct_map);
 void gmem_slot_clear_file(struct kvm_memory_slot *slot);
 struct file *gmem_slot_file(const struct kvm_memory_slot *slot);
 struct file *gmem_slot_get_file(struct kvm_memory_slot *slot);
@@ -69,6 +69,8 @@ bool gmem_invalidate_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 			   gfn_t start, gfn_t end, bool private);
 void gmem_invalidate_unlock(struct kvm *kvm, bool flush);
 void gmem_invalidate_end(struct kvm *kvm);
+void gmem_unmap_aliases(struct kvm *kvm, struct inode *inode,
+			unsigned long start, unsigned long end);
 
 bool gmem_is_private(struct kvm *kvm, gfn_t gfn);
 int gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,

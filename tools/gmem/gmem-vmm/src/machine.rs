@@ -67,8 +67,7 @@ impl Machine {
         let initrd = args.initrd.as_deref().map(image::read).transpose()?;
 
         let vm = Arc::new(kvm.create_vm().map_err(call("KVM_CREATE_VM"))?);
-        let hidden = args.no_direct_map == Switch::On;
-        let flags = if hidden {
+        let flags = if args.no_direct_map == Switch::On {
             GUEST_MEMFD_FLAG_NO_DIRECT_MAP
         } else {
             0
@@ -88,8 +87,6 @@ impl Machine {
             disks: devices.disks(),
             #[cfg(target_arch = "x86_64")]
             kvm,
-            #[cfg(target_arch = "x86_64")]
-            hidden,
         };
         guest.boot(kind, &kernel, initrd.as_deref(), &args.cmdline)?;
         Ok(Self {

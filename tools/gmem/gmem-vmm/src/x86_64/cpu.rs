@@ -20,8 +20,6 @@ const DATA: u16 = 0x18;
 pub fn set_cpuid(guest: &Guest<'_>) -> Result<(), Error> {
     const HYPERVISOR: u32 = 1 << 31;
     const TSC_DEADLINE: u32 = 1 << 24;
-    /// kvm-clock: the old and the new MSRs, and "it does not jump between vCPUs".
-    const KVM_CLOCK: u32 = 1 << 0 | 1 << 3 | 1 << 24;
 
     let supported = guest
         .kvm
@@ -48,8 +46,6 @@ pub fn set_cpuid(guest: &Guest<'_>) -> Result<(), Error> {
                 (0xb | 0x1f, index) => {
                     (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, index, id);
                 }
-                // KVM maps the page that kvm-clock is in. It has no way to this guest's.
-                (0x4000_0001, _) if guest.hidden => entry.eax &= !KVM_CLOCK,
                 (0x8000_0008, _) => entry.ecx = entry.ecx & !0xf0ff | bits << 12 | (count - 1),
                 (0x8000_001e, _) => {
                     entry.eax = id;

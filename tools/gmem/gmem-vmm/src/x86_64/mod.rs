@@ -77,8 +77,6 @@ pub struct Guest<'a> {
     pub ram: &'a GuestRam,
     pub vcpus: &'a [VcpuFd],
     pub disks: usize,
-    /// Its RAM is out of the host's direct map.
-    pub hidden: bool,
 }
 
 impl Guest<'_> {
@@ -92,13 +90,6 @@ impl Guest<'_> {
     ) -> Result<(), Error> {
         cpu::set_cpuid(self)?;
         let mut words = vec!["console=ttyS0".to_owned()];
-        if self.hidden {
-            // Without kvm-clock there is nothing here to measure the TSC by.
-            let khz = self.vcpus[0]
-                .get_tsc_khz()
-                .map_err(call("KVM_GET_TSC_KHZ"))?;
-            words.push(format!("tsc_early_khz={khz}"));
-        }
         words.push(cmdline.to_owned());
         acpi::write(self.ram, self.vcpus.len(), self.disks)?;
         let entry = boot::load(self.ram, kind, kernel, initrd, &words)?;
