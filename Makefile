@@ -9,11 +9,12 @@ export KDIR REFETCH
 # One clock for the whole run; see stage() in scripts/lib.sh.
 export STAGE_START := $(shell date +%s)
 
-.PHONY: help demo test stress test-kvm-all bench bisect series doc boot kernel tree refresh clean
+.PHONY: help demo vmm test stress test-kvm-all bench bisect series doc boot kernel tree refresh clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo      a guest, and a scan of all host RAM that does not find its secret'
+	@echo 'make vmm       that guest, and its shell'
 	@echo 'make test      everything that is tested, fast checks first'
 	@echo 'make test-kvm-all   the whole KVM selftest suite of Linux, with the series and without,'
 	@echo '               on x86_64 and arm64 (or ARCH=): the two lists must be the same'
@@ -34,8 +35,11 @@ help:
 	@echo "Debian's linux-source-7.3 (give it each time); REFETCH=1 looks for a newer one of these."
 
 demo: kernel
-	@scripts/cargo --arch $(ARCH) build --release --locked
-	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)" --log build/run/demo.log -- build/$(ARCH)/gmem/gmem-demo
+	@scripts/vmm --arch $(ARCH) --variant "$(VARIANT)" --log build/run/demo.log --timeout 600 -- \
+		build/$(ARCH)/gmem/gmem-demo --kernel vmlinuz --initrd initrd
+
+vmm: kernel
+	@scripts/vmm --arch $(ARCH) --variant "$(VARIANT)"
 
 test:
 	@scripts/test

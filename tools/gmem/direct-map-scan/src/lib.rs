@@ -9,10 +9,14 @@
 //! the buffers that it was read through, so that a number of hits can be a few too many. None is
 //! none.
 
+mod guests;
 mod kcore;
+mod map;
+pub mod page_tables;
 mod pattern;
 
 pub use kcore::{Kind, Segment};
+pub use map::Map;
 pub use pattern::Pattern;
 
 use std::{
@@ -65,6 +69,17 @@ pub enum Error {
     NoRam {
         /// The file.
         path: PathBuf,
+    },
+    /// Debugfs shows page tables, but nothing that is a direct map.
+    #[error("no direct map is in the kernel's page tables as debugfs shows them")]
+    NoDirectMap,
+    /// A guest's memory could not be looked at.
+    #[error("a guest's memory: {call}: {source}")]
+    Guest {
+        /// What failed.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
     },
     /// The segments are less than the RAM of this machine: something would not be looked at.
     #[error(

@@ -92,7 +92,7 @@ impl Guest {
 }
 
 impl Holder for Guest {
-    fn check(&self, pattern: &Pattern) -> Result<(), Error> {
+    fn check(&mut self, pattern: &Pattern) -> Result<(), Error> {
         // SAFETY: The region has that many pages from there.
         match unsafe { secret::pages_without(pattern, self.secrets(), self.pages) } {
             0 => Ok(()),

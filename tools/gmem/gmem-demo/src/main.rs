@@ -5,6 +5,8 @@
 //! `GUEST_MEMFD_FLAG_NO_DIRECT_MAP`, and with `memfd_secret()` as the known-good reference.
 
 mod guest;
+mod hold;
+mod linux;
 mod secret;
 mod secretmem;
 mod steps;
@@ -14,7 +16,7 @@ use std::{fmt, num::NonZeroUsize, process::ExitCode, time::Instant};
 use clap::Parser;
 use direct_map_scan::{Kind, Pattern, Report, scan};
 
-use crate::{guest::Guest, secretmem::SecretMem};
+use crate::{guest::Guest, linux::Linux, secretmem::SecretMem};
 
 /// Show that the host kernel cannot read guest memory that has no direct map.
 ///
@@ -30,6 +32,14 @@ struct Args {
     /// gone, the memory gone, and used for something else.
     #[arg(long)]
     steps: bool,
+
+    #[command(flatten)]
+    linux: Linux,
+
+    /// Be the program in such a guest: fill the pages with the complement of these digits, and
+    /// say for each line of standard input how many hold it, until one is "end".
+    #[arg(long, value_name = "DIGITS", value_parser = hold::parse)]
+    hold: Option<Pattern>,
 }
 
 /// What went wrong.
@@ -46,8 +56,13 @@ enum Error {
     Scan(#[from] direct_map_scan::Error),
     #[error("access to the guest's memory: {0}")]
     Memory(#[from] vm_memory::VolatileMemoryError),
-    #[error("the guest stopped with {0} instead of halting")]
+    #[error("the guest ended with {0}")]
     Exit(String),
+    #[error("the guest does not come to say {text:?}: {why}")]
+    Silent {
+        text: &'static str,
+        why: &'static str,
+    },
     #[error("{wrong} of {pages} pages do not hold the secret: there is nothing to look for")]
     NotWritten { wrong: usize, pages: usize },
 }
@@ -63,7 +78,15 @@ fn call<E: Into<std::io::Error>>(call: &'static str) -> impl FnOnce(E) -> Error 
 /// Memory that holds a secret until it is dropped.
 trait Holder {
     /// Sees to it that all pages hold the secret, as userspace sees them.
-    fn check(&self, pattern: &Pattern) -> Result<(), Error>;
+    fn check(&mut self, pattern: &Pattern) -> Result<(), Error>;
+
+    /// Has it end, and the memory go.
+    fn end(self) -> Result<(), Error>
+    where
+        Self: Sized,
+    {
+        Ok(())
+    }
 }
 
 /// What the two scans saw.
@@ -81,12 +104,12 @@ impl Outcome {
         create: impl FnOnce(&Pattern) -> Result<H, Error>,
     ) -> Result<Self, Error> {
         let pattern = secret::random()?;
-        let holder = create(&pattern)?;
+        let mut holder = create(&pattern)?;
         holder.check(&pattern)?;
         let alive = scan(&pattern)?;
         // Still there, so that it was there during the scan.
         holder.check(&pattern)?;
-        drop(holder);
+        holder.end()?;
         let after = scan(&pattern)?;
         Ok(Self {
             name,
@@ -125,6 +148,10 @@ impl fmt::Display for Outcome {
 
 fn run(args: &Args) -> Result<bool, Error> {
     let pages = args.pages.get();
+    if let Some(pattern) = &args.hold {
+        hold::run(pattern, pages)?;
+        return Ok(true);
+    }
     if args.steps {
         return steps::run(pages);
     }
@@ -135,26 +162,35 @@ fn run(args: &Args) -> Result<bool, Error> {
     );
     println!("kernel's own mappings (/proc/kcore), and again after the guest is gone.");
     println!();
+
+    let guest = |name, what, flags| {
+        if args.linux.is_given() {
+            println!("Linux boots, {what}:");
+            Outcome::of(name, what, |pattern| {
+                args.linux.run(pattern, pages, flags != 0)
+            })
+        } else {
+            Outcome::of(name, what, |pattern| Guest::run(pattern, pages, flags))
+        }
+    };
+    let plain = guest("plain", "guest_memfd", 0)?;
+    let hidden = guest(
+        "no-direct-map",
+        "guest_memfd, GUEST_MEMFD_FLAG_NO_DIRECT_MAP",
+        guest_memfd::GUEST_MEMFD_FLAG_NO_DIRECT_MAP,
+    )?;
+    let reference = Outcome::of("secretmem", "memfd_secret(), no guest", |pattern| {
+        SecretMem::filled(pattern, pages)
+    })?;
+
+    println!();
     println!(
         "{:<44} {:>12} {:>12}",
         "pages found by the host kernel", "guest alive", "guest gone"
     );
-
-    let plain = Outcome::of("plain", "guest_memfd", |pattern| {
-        Guest::run(pattern, pages, 0)
-    })?;
-    println!("{plain}");
-    let hidden = Outcome::of(
-        "no-direct-map",
-        "guest_memfd, GUEST_MEMFD_FLAG_NO_DIRECT_MAP",
-        |pattern| Guest::run(pattern, pages, guest_memfd::GUEST_MEMFD_FLAG_NO_DIRECT_MAP),
-    )?;
-    println!("{hidden}");
-    let reference = Outcome::of("secretmem", "memfd_secret(), no guest", |pattern| {
-        SecretMem::filled(pattern, pages)
-    })?;
-    println!("{reference}");
-
+    for outcome in [&plain, &hidden, &reference] {
+        println!("{outcome}");
+    }
     println!();
     println!(
         "{} MiB were scanned 6 times in {:.0} s.",

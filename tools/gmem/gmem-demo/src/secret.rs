@@ -22,6 +22,20 @@ pub fn random() -> Result<Pattern, Error> {
     Ok(Pattern::from_inverted(inverted))
 }
 
+/// Fills the pages at `memory` with the secret.
+///
+/// # Safety
+///
+/// `memory` is valid for writes of `pages` pages.
+pub unsafe fn fill(pattern: &Pattern, memory: *mut u8, pages: usize) {
+    for i in 0..pages * PAGE_SIZE {
+        let byte = !pattern.inverted()[i % Pattern::LEN];
+        // SAFETY: Within the pages that the caller promised. Volatile, a byte at a time: no copy
+        // of the secret must get to where the kernel can find it.
+        unsafe { memory.add(i).write_volatile(byte) };
+    }
+}
+
 /// How many of the pages at `memory` do not consist of the secret.
 ///
 /// # Safety

@@ -48,18 +48,14 @@ impl SecretMem {
 
         let region = MmapRegion::from_file(FileOffset::new(file, 0), size)
             .map_err(guest_memfd::Error::from)?;
-        for i in 0..size {
-            let byte = !pattern.inverted()[i % Pattern::LEN];
-            // SAFETY: Within the mapping. Volatile, a byte at a time: no copy of the secret must
-            // get to where the kernel can find it.
-            unsafe { region.as_ptr().add(i).write_volatile(byte) };
-        }
+        // SAFETY: The region has that many pages, and nobody else has it.
+        unsafe { secret::fill(pattern, region.as_ptr(), pages) };
         Ok(Self { pages, region })
     }
 }
 
 impl Holder for SecretMem {
-    fn check(&self, pattern: &Pattern) -> Result<(), Error> {
+    fn check(&mut self, pattern: &Pattern) -> Result<(), Error> {
         // SAFETY: The region has that many pages.
         match unsafe { secret::pages_without(pattern, self.region.as_ptr(), self.pages) } {
             0 => Ok(()),

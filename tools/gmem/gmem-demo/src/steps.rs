@@ -43,7 +43,7 @@ pub fn run(pages: usize) -> Result<bool, Error> {
     step("the memory gone")?;
 
     let other = secret::random()?;
-    let plain = Guest::run(&other, MORE * pages, 0)?;
+    let mut plain = Guest::run(&other, MORE * pages, 0)?;
     plain.check(&other)?;
     let found = scan(&other)?;
     let reused = found

@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeMap, fs, thread, time::Duration};
 
+use direct_map_scan::page_tables;
+
 use crate::{Error, call};
 
 /// Memory and the direct map, as the kernel counts them.
@@ -50,28 +52,6 @@ fn kept_by_cpus(zoneinfo: &str) -> i64 {
         .sum()
 }
 
-/// Pages in the direct map, by the kernel's page tables in debugfs.
-fn present(tables: &str) -> i64 {
-    let mut inside = false;
-    let mut bytes = 0;
-    for line in tables.lines() {
-        if line.starts_with("---[") {
-            inside = line.contains("Low Kernel Mapping") || line.contains("Linear Mapping start");
-        // arm64 shows entries that were made invalid too, with an F.
-        } else if inside
-            && (line.contains(" RW ") || line.contains(" ro "))
-            && !line.contains(" F ")
-        {
-            let address = |text: &str| i128::from_str_radix(text.trim_start_matches("0x"), 16).ok();
-            let range = line.split_whitespace().next().unwrap_or_default();
-            if let Some((start, end)) = range.split_once('-') {
-                bytes += address(end).zip(address(start)).map_or(0, |(e, s)| e - s);
-            }
-        }
-    }
-    (bytes / 4096) as i64
-}
-
 impl Left {
     /// Counts, after what is freed later has been.
     pub fn now() -> Result<Self, Error> {
@@ -90,10 +70,11 @@ impl Left {
                 - count("direct_map_restored")?
                 - count("direct_map_leaked")?,
             leaked: count("direct_map_leaked")?,
-            present: present(
-                &read("/sys/kernel/debug/page_tables/kernel")
-                    .or_else(|_| read("/sys/kernel/debug/kernel_page_tables"))?,
-            ),
+            present: page_tables::direct_map()?
+                .iter()
+                .filter(|run| run.present)
+                .map(|run| (run.virt.end - run.virt.start) as i64 / 4096)
+                .sum(),
             memory,
         })
     }

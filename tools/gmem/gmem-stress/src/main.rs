@@ -49,6 +49,8 @@ enum Error {
     Call(&'static str, io::Error),
     #[error(transparent)]
     Gmem(#[from] guest_memfd::Error),
+    #[error(transparent)]
+    Scan(#[from] direct_map_scan::Error),
     #[error("access to the guest's memory: {0}")]
     Memory(#[from] vm_memory::VolatileMemoryError),
     #[error("the guest stopped with {0} instead of halting")]

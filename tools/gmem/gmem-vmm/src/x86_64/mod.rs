@@ -89,8 +89,7 @@ impl Guest<'_> {
         cmdline: &str,
     ) -> Result<(), Error> {
         cpu::set_cpuid(self)?;
-        let mut words = vec!["console=ttyS0".to_owned()];
-        words.push(cmdline.to_owned());
+        let words = ["console=ttyS0", "pci=off", cmdline].map(str::to_owned);
         acpi::write(self.ram, self.vcpus.len(), self.disks)?;
         let entry = boot::load(self.ram, kind, kernel, initrd, &words)?;
         cpu::start(self, entry)
