@@ -44,8 +44,24 @@ pub fn kernel(path: &Path) -> Result<(arch::KernelKind, Vec<u8>), Error> {
     Ok((kind, data))
 }
 
+/// Reads an initial RAM disk. If it is not compressed, it can be seen whether it is whole.
+pub fn initrd(path: &Path) -> Result<Vec<u8>, Error> {
+    const MAGIC: &[u8] = b"070701";
+    const LAST: &[u8] = b"TRAILER!!!";
+
+    let data = read(path)?;
+    let whole = || data.windows(LAST.len()).rev().any(|name| name == LAST);
+    if data.starts_with(MAGIC) && !whole() {
+        return Err(Error::Image {
+            path: path.into(),
+            why: format!("truncated: it has {} bytes, and no end", data.len()),
+        });
+    }
+    Ok(data)
+}
+
 /// Reads a file into the VMM's own memory.
-pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| Error::File {
         path: path.into(),
         source,
@@ -99,12 +115,29 @@ fn end_of_pe(data: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn error(name: &str, contents: &[u8]) -> String {
+    fn with<R>(name: &str, contents: &[u8], act: impl FnOnce(&Path) -> R) -> R {
         let path = std::env::temp_dir().join(format!("gmem-vmm.{}.{name}", std::process::id()));
         fs::write(&path, contents).unwrap();
-        let error = kernel(&path).map(|_| ()).unwrap_err().to_string();
+        let result = act(&path);
         fs::remove_file(&path).unwrap();
-        error
+        result
+    }
+
+    fn error(name: &str, contents: &[u8]) -> String {
+        let error = with(name, contents, |path| kernel(path).map(|_| ()).unwrap_err());
+        error.to_string()
+    }
+
+    #[test]
+    fn initrds_end_with_a_trailer() {
+        let whole = b"070701 a file, 070701 TRAILER!!!\0\0";
+        assert!(with("whole", whole, |path| initrd(path)
+            .is_ok_and(|i| i == whole)));
+        assert!(with("part", &whole[..25], |path| {
+            initrd(path).is_err_and(|e| e.to_string().contains("truncated: it has 25 bytes"))
+        }));
+        // What it would look like when it is compressed, it cannot tell.
+        assert!(with("xz", b"\xfd7zXZ", |path| initrd(path).is_ok()));
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Machine {
     pub fn new(kvm: &Kvm, args: &Args) -> Result<Self, Error> {
         let path = args.kernel.as_deref().unwrap_or_else(|| "".as_ref());
         let (kind, kernel) = image::kernel(path)?;
-        let initrd = args.initrd.as_deref().map(image::read).transpose()?;
+        let initrd = args.initrd.as_deref().map(image::initrd).transpose()?;
 
         let vm = Arc::new(kvm.create_vm().map_err(call("KVM_CREATE_VM"))?);
         let flags = if args.no_direct_map == Switch::On {

@@ -26,7 +26,7 @@
 #define SLOT	10
 #define GPA	0xc0000000ul
 #define SIZE	(2 * PAGE_SIZE)
-#define ROUNDS	1000
+#define ROUNDS	4000
 
 static void guest_main(void)
 {
@@ -224,9 +224,11 @@ TEST_F(clock, closing_the_file_removes_the_alias)
 	EXPECT_EQ(0, aliases(self->vm));
 }
 
+static bool stop;
+
 static void *punch_thread(void *fd)
 {
-	for (int i = 0; i < ROUNDS; i++)
+	while (!READ_ONCE(stop))
 		TEST_ASSERT(!punch(*(int *)fd, 0, SIZE), "Cannot punch a hole");
 	return NULL;
 }
@@ -235,7 +237,7 @@ static void *slot_thread(void *arg)
 {
 	struct _test_data_clock *self = arg;
 
-	for (int i = 0; i < ROUNDS / 10; i++) {
+	while (!READ_ONCE(stop)) {
 		set_slot(self->vm, 0, NULL, -1);
 		set_slot(self->vm, SIZE, self->clock, self->fd);
 	}
@@ -252,6 +254,7 @@ TEST_F_TIMEOUT(clock, survives_races, 300)
 	pthread_create(&threads[2], NULL, slot_thread, self);
 	for (int i = 0; i < ROUNDS; i++)
 		run(self->vcpu);
+	WRITE_ONCE(stop, true);
 	for (int i = 0; i < ARRAY_SIZE(threads); i++)
 		pthread_join(threads[i], NULL);
 
