@@ -89,7 +89,7 @@ impl Guest<'_> {
         cmdline: &str,
     ) -> Result<(), Error> {
         cpu::set_cpuid(self)?;
-        let words = ["console=ttyS0", "pci=off", cmdline].map(str::to_owned);
+        let words = ["console=ttyS0", cmdline].map(str::to_owned);
         acpi::write(self.ram, self.vcpus.len(), self.disks)?;
         let entry = boot::load(self.ram, kind, kernel, initrd, &words)?;
         cpu::start(self, entry)
