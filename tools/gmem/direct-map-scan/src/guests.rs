@@ -8,14 +8,12 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
-        unix::fs::{FileExt, MetadataExt},
+        unix::fs::MetadataExt,
     },
     ptr,
 };
 
-use crate::{Error, PAGE_SIZE};
-
-const PAGEMAP: &str = "/proc/self/pagemap";
+use crate::{Error, PAGE_SIZE, Pagemap};
 
 /// The physical pages of each guest_memfd that a process of this machine has open and that can be
 /// mapped. None is allocated by looking, unless a guest frees it just then.
@@ -81,10 +79,7 @@ fn take(pid: i32, fd: i32) -> io::Result<File> {
 
 /// Adds the physical addresses of the pages that `file` has in memory.
 fn resident(file: &File, size: u64, pages: &mut BTreeSet<u64>) -> Result<(), Error> {
-    let pagemap = File::open(PAGEMAP).map_err(|source| Error::Open {
-        path: PAGEMAP.into(),
-        source,
-    })?;
+    let pagemap = Pagemap::open()?;
     let len = size as usize;
     let fd = file.as_raw_fd();
     // SAFETY: A new mapping, of whatever the file has.
@@ -109,16 +104,18 @@ fn resident(file: &File, size: u64, pages: &mut BTreeSet<u64>) -> Result<(), Err
         _ => Err(call("mincore()")(io::Error::last_os_error())),
     };
     for (page, _) in residency.iter().enumerate().filter(|(_, r)| *r & 1 != 0) {
-        let at = memory.wrapping_byte_add(page * PAGE_SIZE as usize);
+        let at = memory
+            .wrapping_byte_add(page * PAGE_SIZE as usize)
+            .cast::<u8>();
         // SAFETY: Within the mapping; a byte of any value. It is in our page tables then.
-        unsafe { at.cast::<u8>().read_volatile() };
-        let mut entry = [0; 8];
-        let offset = at.addr() as u64 / PAGE_SIZE * 8;
-        if let Err(e) = pagemap.read_exact_at(&mut entry, offset) {
-            result = Err(call("reading the pagemap")(e));
-            break;
-        }
-        pages.insert((u64::from_ne_bytes(entry) & ((1 << 55) - 1)) * PAGE_SIZE);
+        unsafe { at.read_volatile() };
+        match pagemap.physical(at) {
+            Ok(physical) => pages.insert(physical),
+            Err(e) => {
+                result = Err(call("reading the pagemap")(e));
+                break;
+            }
+        };
     }
     // SAFETY: It is our mapping, and nobody has an address in it any more.
     unsafe { libc::munmap(memory, len) };

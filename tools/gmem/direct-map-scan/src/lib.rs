@@ -13,10 +13,12 @@ mod guests;
 mod kcore;
 mod map;
 pub mod page_tables;
+mod pagemap;
 mod pattern;
 
 pub use kcore::{Kind, Segment};
 pub use map::Map;
+pub use pagemap::Pagemap;
 pub use pattern::Pattern;
 
 use std::{

@@ -20,14 +20,14 @@ enum Cell {
 }
 
 impl Cell {
-    const ALL: [Self; 7] = [
+    /// Those that there is something to say about.
+    const LEGEND: [Self; 6] = [
         Self::Large,
         Self::Small,
         Self::Partly,
         Self::Absent,
         Self::GuestAbsent,
         Self::GuestPresent,
-        Self::NoRam,
     ];
 
     /// Its character, its colour, and what it means.
@@ -103,6 +103,8 @@ impl Map {
                 }
             }
         }
+        // Not all kernels have their segments in order; `has` wants them so.
+        present.sort_by_key(|(range, _): &(Range<u64>, u64)| range.start);
         Self {
             ram,
             present,
@@ -167,9 +169,8 @@ impl Map {
             let _ = writeln!(text, "{at:#014x}  {}", line.trim_end());
         }
         let _ = writeln!(text, "\n{} KiB a character:", size >> 10);
-        for kind in Cell::ALL {
-            let n = cells.iter().filter(|c| c.cell() == kind).count();
-            if n > 0 && kind != Cell::NoRam {
+        for kind in Cell::LEGEND {
+            if cells.iter().any(|c| c.cell() == kind) {
                 let _ = writeln!(text, "  {}  {}", kind.look().0, kind.look().2);
             }
         }
@@ -228,7 +229,7 @@ impl Map {
                 column += alike.len();
             }
         }
-        for (i, kind) in Cell::ALL.iter().enumerate().take(Cell::ALL.len() - 1) {
+        for (i, kind) in Cell::LEGEND.iter().enumerate() {
             let (x, y) = (10 + i % 3 * 240, rows * SIDE + 20 + i / 3 * 18);
             let (_, colour, what) = kind.look();
             let _ = writeln!(

@@ -74,3 +74,50 @@ fn parse_line(line: &str) -> Option<Run> {
         present: (has("RW") || has("ro")) && !has("F"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_x86() {
+        const BASE: u64 = 0xffff_8880_0000_0000;
+
+        let text = "\
+---[ User Space ]---
+0x0000000000000000-0x00007fffffffffff  128T  RW  pgd
+---[ Low Kernel Mapping ]---
+0xffff888000098000-0xffff888000099000   4K     ro                 GLB NX pte
+0xffff888000200000-0xffff888001000000  14M     RW         PSE     GLB NX pmd
+0xffff888001000000-0xffff888001001000   4K                               pte
+---[ vmalloc() Area ]---
+0xffffc90000000000-0xffffc90000001000   4K     RW                 GLB NX pte
+";
+        let run = |start, end, entry, present| Run {
+            virt: BASE + start..BASE + end,
+            entry,
+            present,
+        };
+        assert_eq!(
+            parse(text),
+            [
+                run(0x98000, 0x99000, 4 << 10, true),
+                run(0x20_0000, 0x100_0000, 2 << 20, true),
+                run(0x100_0000, 0x100_1000, 4 << 10, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn reads_arm64_with_entries_that_are_invalid() {
+        let text = "\
+---[ Linear Mapping start ]---
+0xfff0000000200000-0xfff0000000b30000  9408K PTE       ro NX     AF            UXN    MEM/NORMAL
+0xfff0000000bf0000-0xfff00000017e8000 12256K PTE F     RW NX     AF NG         UXN    MEM/NORMAL-TAGGED
+0xfff0000040000000-0xfff0008000000000   511G PUD
+---[ Linear Mapping end ]---
+";
+        let found: Vec<_> = parse(text).iter().map(|r| (r.entry, r.present)).collect();
+        assert_eq!(found, [(4 << 10, true), (4 << 10, false), (1 << 30, false)]);
+    }
+}

@@ -2,7 +2,7 @@
 
 //! A pattern that can be compared with memory without being in memory.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 /// Sixteen bytes to look for, held with every bit inverted, so that a search of all RAM does not
 /// find the searcher.
@@ -72,6 +72,15 @@ impl FromStr for Pattern {
     }
 }
 
+impl fmt::Display for Pattern {
+    /// Writes what [`from_str`](Self::from_str) reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inverted
+            .iter()
+            .try_for_each(|i| write!(f, "{:02x}", !i))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +96,7 @@ mod tests {
         let pattern: Pattern = TEXT.parse().unwrap();
         assert!(pattern.matches(&plain()));
         assert_eq!(pattern.inverted()[1], 0xee);
+        assert_eq!(pattern.to_string(), TEXT);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 //! The program that holds the secret, inside a guest. It talks with the host by its terminal.
 
-use std::{fmt::Write, io::stdin};
+use std::io::stdin;
 
 use direct_map_scan::Pattern;
 use vm_memory::MmapRegion;
@@ -18,26 +18,6 @@ pub const ANSWER: &str = " pages hold the secret";
 pub const CHECK: &str = "check";
 /// Has it end.
 pub const END: &str = "end";
-
-/// The digits of the complement, which [`parse`] reads.
-pub fn to_digits(pattern: &Pattern) -> String {
-    pattern.inverted().iter().fold(String::new(), |mut s, b| {
-        let _ = write!(s, "{b:02x}");
-        s
-    })
-}
-
-/// Reads what [`to_digits`] wrote.
-pub fn parse(digits: &str) -> Result<Pattern, String> {
-    let mut inverted = [0; Pattern::LEN];
-    if digits.len() != 2 * inverted.len() || !digits.is_ascii() {
-        return Err(format!("{} digits are needed", 2 * inverted.len()));
-    }
-    for (i, byte) in inverted.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).map_err(|e| e.to_string())?;
-    }
-    Ok(Pattern::from_inverted(inverted))
-}
 
 /// Fills `pages` pages with the secret, and says how many hold it, now and for each line of
 /// standard input, until that is [`END`].
@@ -60,19 +40,4 @@ pub fn run(pattern: &Pattern, pages: usize) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits_are_the_complement() {
-        let pattern = Pattern::from_inverted(std::array::from_fn(|i| 0x10 + i as u8));
-        let digits = to_digits(&pattern);
-        assert_eq!(digits, "101112131415161718191a1b1c1d1e1f");
-        assert_eq!(parse(&digits), Ok(pattern));
-        assert!(parse("10").is_err());
-        assert!(parse(&digits.replace('f', "g")).is_err());
-    }
 }

@@ -58,7 +58,9 @@ impl Linux {
             command.arg(option).args(file);
         }
         let mut vmm = command.spawn().map_err(call("starting the VMM"))?;
-        let (keyboard, screen) = (vmm.stdin.take(), vmm.stdout.take());
+        let (Some(keyboard), Some(screen)) = (vmm.stdin.take(), vmm.stdout.take()) else {
+            return Err(Error::Exit("no console".into()));
+        };
         let mut guest = LinuxGuest {
             vmm,
             keyboard,
@@ -67,9 +69,8 @@ impl Linux {
         };
 
         guest.console.wait_for(PROMPT)?;
-        // The complement, as digits: neither is the secret.
-        let digits = hold::to_digits(pattern);
-        guest.enter(&format!("gmem-demo --pages {pages} --hold {digits}"))?;
+        // As digits: that is not the secret.
+        guest.enter(&format!("gmem-demo --pages {pages} --hold {pattern}"))?;
         guest.check_answer()?;
         Ok(guest)
     }
@@ -78,19 +79,15 @@ impl Linux {
 /// A guest, at whose shell the program runs.
 pub struct LinuxGuest {
     vmm: Child,
-    keyboard: Option<ChildStdin>,
+    keyboard: ChildStdin,
     console: Console,
     pages: usize,
 }
 
 impl LinuxGuest {
     fn enter(&mut self, line: &str) -> Result<(), Error> {
-        let Some(keyboard) = &mut self.keyboard else {
-            return Ok(());
-        };
-        keyboard
+        self.keyboard
             .write_all(format!("{line}\n").as_bytes())
-            .and_then(|()| keyboard.flush())
             .map_err(call("typing at the guest's console"))
     }
 
@@ -149,18 +146,16 @@ struct Console {
 }
 
 impl Console {
-    fn new(screen: Option<ChildStdout>) -> Self {
+    fn new(mut screen: ChildStdout) -> Self {
         let (sender, bytes) = channel();
-        if let Some(mut screen) = screen {
-            thread::spawn(move || {
-                let mut buffer = [0; 256];
-                while let Ok(n @ 1..) = screen.read(&mut buffer) {
-                    if sender.send(buffer[..n].to_vec()).is_err() {
-                        break;
-                    }
+        thread::spawn(move || {
+            let mut buffer = [0; 256];
+            while let Ok(n @ 1..) = screen.read(&mut buffer) {
+                if sender.send(buffer[..n].to_vec()).is_err() {
+                    break;
                 }
-            });
-        }
+            }
+        });
         Self {
             bytes,
             seen: String::new(),

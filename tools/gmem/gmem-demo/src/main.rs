@@ -36,9 +36,9 @@ struct Args {
     #[command(flatten)]
     linux: Linux,
 
-    /// Be the program in such a guest: fill the pages with the complement of these digits, and
-    /// say for each line of standard input how many hold it, until one is "end".
-    #[arg(long, value_name = "DIGITS", value_parser = hold::parse)]
+    /// Be the program in such a guest: fill the pages with this, 16 bytes as 32 hexadecimal
+    /// digits, and say for each line of standard input how many hold it, until one is "end".
+    #[arg(long, value_name = "PATTERN")]
     hold: Option<Pattern>,
 }
 

@@ -2,9 +2,9 @@
 
 //! The whole way of a page: out of the direct map, and back to whoever gets it next.
 
-use std::{collections::BTreeSet, fs::File, os::unix::fs::FileExt};
+use std::collections::BTreeSet;
 
-use direct_map_scan::scan;
+use direct_map_scan::{Pagemap, scan};
 
 use crate::{
     Error, Holder, call,
@@ -63,15 +63,12 @@ pub fn run(pages: usize) -> Result<bool, Error> {
 
 /// The physical addresses of `pages` pages from `memory`, which are there.
 fn physical_pages(memory: *const u8, pages: usize) -> Result<BTreeSet<u64>, Error> {
-    const PAGEMAP: &str = "/proc/self/pagemap";
-    let file = File::open(PAGEMAP).map_err(call(PAGEMAP))?;
+    let pagemap = Pagemap::open()?;
     (0..pages)
         .map(|page| {
-            let mut entry = [0; 8];
-            let index = (memory.addr() / PAGE_SIZE + page) * entry.len();
-            file.read_exact_at(&mut entry, index as u64)
-                .map_err(call(PAGEMAP))?;
-            Ok((u64::from_ne_bytes(entry) & ((1 << 55) - 1)) * PAGE_SIZE as u64)
+            pagemap
+                .physical(memory.wrapping_add(page * PAGE_SIZE))
+                .map_err(call("reading the pagemap"))
         })
         .collect()
 }
