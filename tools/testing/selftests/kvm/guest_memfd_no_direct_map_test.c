@@ -483,12 +483,13 @@ static unsigned long phys_addr(void *mem)
 TEST_F(gmem, soft_offline_neither_drops_nor_moves_a_page)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
-	char *mem = map(fd), text[32];
+	char *mem, text[32];
 	unsigned long addr;
 
 	if (access("/sys/devices/system/memory/soft_offline_page", W_OK))
 		SKIP(close(fd); return, "This kernel lacks CONFIG_MEMORY_HOTPLUG");
 
+	mem = map(fd);
 	for (int written = 0; written <= 1; written++) {
 		if (written)
 			WRITE_ONCE(*mem, 0x5a);
