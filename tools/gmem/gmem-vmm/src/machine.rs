@@ -87,6 +87,9 @@ impl Machine {
             disks: devices.disks(),
             #[cfg(target_arch = "x86_64")]
             kvm,
+            // KVM cannot map VMCB and VMCS pages there: an L2 entry would end the VM.
+            #[cfg(target_arch = "x86_64")]
+            nested: args.no_direct_map == Switch::Off,
         };
         guest.boot(kind, &kernel, initrd.as_deref(), &args.cmdline)?;
         Ok(Self {

@@ -3,8 +3,10 @@
 //! What the vCPUs are, and how the first one begins.
 
 use guest_memfd::GuestRam;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msr_entry, kvm_regs, kvm_segment};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_msr_entry, kvm_regs, kvm_segment,
+};
+use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::GuestAddress;
 
 use super::{Guest, boot::Entry};
@@ -16,15 +18,50 @@ const PAGE_TABLES: u64 = 0x9000;
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
 
-/// Gives each vCPU the features that KVM supports, and its number.
+/// CPUID.1:ECX.
+const VMX: u32 = 1 << 5;
+/// CPUID.80000001H:ECX.
+const SVM: u32 = 1 << 2;
+
+fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, Error> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(call("KVM_GET_SUPPORTED_CPUID"))
+}
+
+/// Returns whether guests of this host can run guests of their own.
+pub fn nested(kvm: &Kvm) -> Result<bool, Error> {
+    Ok(supported_cpuid(kvm)?
+        .as_slice()
+        .iter()
+        .any(|entry| match entry.function {
+            1 => entry.ecx & VMX != 0,
+            0x8000_0001 => entry.ecx & SVM != 0,
+            _ => false,
+        }))
+}
+
+/// Clears VMX, SVM and the leaf of SVM's features. That is enough: KVM then refuses a guest's
+/// attempts to set `CR4.VMXE` and `EFER.SVME`.
+fn hide_nested(cpuid: &mut [kvm_cpuid_entry2]) {
+    for entry in cpuid {
+        match entry.function {
+            1 => entry.ecx &= !VMX,
+            0x8000_0001 => entry.ecx &= !SVM,
+            0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            _ => (),
+        }
+    }
+}
+
+/// Gives each vCPU the features that KVM supports and the guest may have, and its number.
 pub fn set_cpuid(guest: &Guest<'_>) -> Result<(), Error> {
     const HYPERVISOR: u32 = 1 << 31;
     const TSC_DEADLINE: u32 = 1 << 24;
 
-    let supported = guest
-        .kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+    let mut supported = supported_cpuid(guest.kvm)?;
+    if !guest.nested {
+        hide_nested(supported.as_mut_slice());
+    }
     let count = guest.vcpus.len() as u32;
     let bits = count.next_power_of_two().trailing_zeros();
     for (id, vcpu) in guest.vcpus.iter().enumerate() {
@@ -176,5 +213,43 @@ fn set_msrs(vcpu: &VcpuFd) -> Result<(), Error> {
         _ => Err(call("KVM_SET_MSRS")(std::io::Error::from_raw_os_error(
             libc::EINVAL,
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vmx_and_svm_are_hidden_and_nothing_else() {
+        let leaf = |function, registers: [u32; 4]| kvm_cpuid_entry2 {
+            function,
+            eax: registers[0],
+            ebx: registers[1],
+            ecx: registers[2],
+            edx: registers[3],
+            ..Default::default()
+        };
+        let registers = |entry: &kvm_cpuid_entry2| [entry.eax, entry.ebx, entry.ecx, entry.edx];
+        let mut cpuid = [
+            leaf(0, [!0; 4]),
+            leaf(1, [!0; 4]),
+            leaf(7, [!0; 4]),
+            leaf(0x8000_0001, [!0; 4]),
+            leaf(0x8000_0008, [!0; 4]),
+            leaf(0x8000_000a, [!0; 4]),
+        ];
+        hide_nested(&mut cpuid);
+        assert_eq!(
+            cpuid.each_ref().map(registers),
+            [
+                [!0; 4],
+                [!0, !0, !(1 << 5), !0],
+                [!0; 4],
+                [!0, !0, !(1 << 2), !0],
+                [!0; 4],
+                [0; 4],
+            ]
+        );
     }
 }

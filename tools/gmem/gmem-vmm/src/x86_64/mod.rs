@@ -10,7 +10,7 @@ use guest_memfd::GuestRam;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
 
-pub use self::boot::KernelKind;
+pub use self::{boot::KernelKind, cpu::nested};
 use crate::{
     devices::{DISK_SIZE, Devices},
     error::{Error, call},
@@ -74,6 +74,8 @@ pub fn irq_line(irq: u32) -> u32 {
 /// What there is to be set up before the guest runs.
 pub struct Guest<'a> {
     pub kvm: &'a Kvm,
+    /// The guest may be a hypervisor itself.
+    pub nested: bool,
     pub ram: &'a GuestRam,
     pub vcpus: &'a [VcpuFd],
     pub disks: usize,
