@@ -13,7 +13,7 @@ pub struct Left {
     /// What is in `/proc/meminfo`, in KiB.
     memory: BTreeMap<String, i64>,
     free_kib: i64,
-    /// Pages out of the direct map, and pages that are for good.
+    /// Pages out of the direct map that will come back, and leaked pages, which will not.
     absent: i64,
     leaked: i64,
     /// Pages that the kernel's page tables have in the direct map.
@@ -66,9 +66,7 @@ impl Left {
         Ok(Self {
             free_kib: memory.get("MemFree").copied().unwrap_or(0)
                 + 4 * kept_by_cpus(&read("/proc/zoneinfo")?),
-            absent: count("direct_map_zapped")?
-                - count("direct_map_restored")?
-                - count("direct_map_leaked")?,
+            absent: count("nr_no_direct_map")? - count("direct_map_leaked")?,
             leaked: count("direct_map_leaked")?,
             present: page_tables::direct_map()?
                 .iter()
