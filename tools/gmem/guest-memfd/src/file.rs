@@ -108,11 +108,13 @@ impl GuestMemfd {
         }
     }
 
-    /// Maps the whole file, shared, readable and writable. Needs [`GUEST_MEMFD_FLAG_MMAP`] and
-    /// [`GUEST_MEMFD_FLAG_INIT_SHARED`].
+    /// Maps the whole file, shared, readable and writable. Needs
+    /// [`GUEST_MEMFD_FLAG_MMAP`](crate::GUEST_MEMFD_FLAG_MMAP) and
+    /// [`GUEST_MEMFD_FLAG_INIT_SHARED`](crate::GUEST_MEMFD_FLAG_INIT_SHARED).
     ///
     /// Whatever is to be in the guest's memory is copied to this mapping. With
-    /// [`GUEST_MEMFD_FLAG_NO_DIRECT_MAP`], it cannot be the target of direct I/O.
+    /// [`GUEST_MEMFD_FLAG_NO_DIRECT_MAP`](crate::GUEST_MEMFD_FLAG_NO_DIRECT_MAP), it cannot be the
+    /// target of direct I/O.
     ///
     /// # Errors
     ///
