@@ -70,8 +70,15 @@ set_arch() {
 }
 
 # files_of PACKAGE: the root of a package of the architecture, which scripts/setup has
-# installed, or unpacked in the cache if it is not of this machine's.
-files_of() { [ -z "$cross" ] || echo "$cache/$debian_arch/$1"; }
+# installed, or unpacked in the cache: what is not of this machine's, and Xen, which would
+# become this machine's hypervisor.
+files_of() {
+	case $cross:$1 in
+	:xen-*) ;;
+	:*) return ;;
+	esac
+	echo "$cache/$debian_arch/$1"
+}
 
 # out_dir ARCH VARIANT [TREE]: where that kernel is built; with TREE, that of another tree
 # than build/linux, build/linux-TREE.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced: which compilers. Rust is the distribution's, because the kernel builds
+# Sourced: which compilers, and which Xen. Rust is the distribution's, because the kernel builds
 # `core` from source, which must be of the compiler's version: a rustup toolchain
 # in PATH has another one, or none. LLVM is the one that this rustc is built on,
 # so that C helpers can be inlined into Rust.
@@ -9,10 +9,12 @@ if grep -qs '^VERSION_ID="12"' /etc/os-release; then
 	RUST_PACKAGES=(rustc-web cargo-web rustfmt-web rust-web-clippy rust-web-src)
 	RUST_STD=libstd-rust-web-dev
 	LLVM_MAJOR=22
+	XEN=xen-hypervisor-4.17-amd64
 else
 	RUST_PACKAGES=(rustc cargo rustfmt rust-clippy rust-src)
 	RUST_STD=libstd-rust-dev
 	LLVM_MAJOR=19
+	XEN=xen-hypervisor-4.20-amd64
 fi
 
 RUSTC=${RUSTC:-/usr/bin/rustc}
