@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Page cache folios that the kernel has no mapping of.
+ * Page cache folios without a direct map.
  *
  * A folio in the page cache of an AS_NO_DIRECT_MAP mapping has no valid
  * direct-map entry, on any CPU, from before it can be found until after it can
@@ -10,16 +10,17 @@
  */
 
 #include <linux/error-injection.h>
+#include <linux/fdtable.h>
+#include <linux/folio_batch.h>
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
-#include <linux/folio_batch.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 #include <linux/set_memory.h>
 #include <linux/swap.h>
 #include <linux/vmstat.h>
-
-#include <asm/tlbflush.h>
 
 #include "internal.h"
 
@@ -29,36 +30,48 @@
 #undef pr_fmt
 #define pr_fmt(fmt) "no_direct_map: " fmt
 
-/*
- * Reasons why an image of all memory cannot be made: address spaces without a
- * direct map, from when they become one until they are evicted, and folios
- * that were leaked.
- */
-static atomic_long_t no_direct_map_users;
-
-void no_direct_map_get(void)
-{
-	atomic_long_inc(&no_direct_map_users);
-}
-EXPORT_SYMBOL_FOR_MODULES(no_direct_map_get, "kvm");
-
-void no_direct_map_put(void)
-{
-	WARN_ON_ONCE(atomic_long_dec_return(&no_direct_map_users) < 0);
-}
-
 /**
- * no_direct_map_active() - Is there memory that the kernel has no mapping of?
+ * mapping_set_no_direct_map() - Keep a mapping's folios out of the direct map.
+ * @mapping: The mapping. Empty, and out of reach of anybody else.
  *
- * Return: true while there is, or may be at any moment.
+ * From then on no folio in @mapping has a valid direct-map entry, from before
+ * it can be found in the page cache until after it can no longer be found. The
+ * page cache sees to it, and scrubs each folio on its way out. The owner fills
+ * folios, or allocates them zeroed, before it inserts them.
+ *
+ * Nothing may reach the contents by a kernel address, so such a mapping is
+ * inaccessible too: unevictable, and its folios do not move. This cannot be
+ * undone.
+ *
+ * Return: 0, or -EOPNOTSUPP if the direct map cannot be changed.
  */
-bool no_direct_map_active(void)
+int mapping_set_no_direct_map(struct address_space *mapping)
 {
-	return atomic_long_read(&no_direct_map_users) > 0;
+	VM_WARN_ON_ONCE(!mapping_empty(mapping));
+	/* Some architectures maintain caches by address for executable pages. */
+	VM_WARN_ON_ONCE(!(mapping->host->i_sb->s_iflags & SB_I_NOEXEC));
+
+	if (!can_set_direct_map())
+		return -EOPNOTSUPP;
+
+	mapping_set_inaccessible(mapping);
+	set_bit(AS_NO_DIRECT_MAP, &mapping->flags);
+	return 0;
+}
+EXPORT_SYMBOL_FOR_MODULES(mapping_set_no_direct_map, "kvm");
+
+/*
+ * Not batched per CPU: whoever is about to make an image of all memory has to
+ * know if there is one such page. Next to a change of the direct map the cost
+ * of an atomic is small.
+ */
+static void count_no_direct_map(struct folio *folio, long nr)
+{
+	node_page_state_add(nr, folio_pgdat(folio), NR_NO_DIRECT_MAP);
 }
 
-/* Does not flush. */
-static int zap(struct folio *folio)
+/* Removes the entries, and leaves the TLBs to be flushed. */
+static int folio_zap_noflush(struct folio *folio)
 {
 	const long nr = folio_nr_pages(folio);
 	int err = -EINVAL;
@@ -68,9 +81,9 @@ static int zap(struct folio *folio)
 	VM_WARN_ON_ONCE_FOLIO(folio->mapping, folio);
 
 	if (can_set_direct_map() && !folio_test_highmem(folio)) {
+		count_no_direct_map(folio, nr);
 		err = set_direct_map_valid_noflush((unsigned long)folio_address(folio),
 						   nr, false);
-		count_vm_events(DIRECT_MAP_ZAPPED, nr);
 		/* Some of the entries may be gone, some not. */
 		if (unlikely(err))
 			folio_restore_or_leak(folio);
@@ -85,9 +98,10 @@ static int zap(struct folio *folio)
  * @folio: The folio, of any order. Locked, and in no page cache yet.
  *
  * When this returns success, no CPU can reach the folio through the direct
- * map, speculatively or otherwise: the entries are gone and the TLBs flushed.
- * When it fails, the folio is in the direct map as before. Should that be
- * impossible to achieve, the folio has one more reference, which nobody drops.
+ * map, speculatively or otherwise, nor through what vmalloc() or vmap() left in
+ * the TLBs: the entries are gone and the TLBs flushed. When it fails, the folio
+ * is in the direct map as before. Should that be impossible to achieve, the
+ * folio has one more reference, which nobody drops.
  *
  * The caller restores the folio with folio_restore_direct_map() before it
  * drops its last reference.
@@ -100,10 +114,10 @@ static int zap(struct folio *folio)
 noinline int folio_zap_direct_map(struct folio *folio)
 {
 	const unsigned long addr = (unsigned long)folio_address(folio);
-	int err = zap(folio);
+	int err = folio_zap_noflush(folio);
 
 	if (likely(!err))
-		flush_tlb_direct_map(addr, addr + folio_size(folio));
+		vm_flush_direct_map(addr, addr + folio_size(folio));
 	return err;
 }
 ALLOW_ERROR_INJECTION(folio_zap_direct_map, ERRNO);
@@ -128,7 +142,7 @@ noinline int folio_batch_zap_direct_map(struct folio_batch *fbatch)
 		struct folio *folio = fbatch->folios[i];
 		const unsigned long addr = (unsigned long)folio_address(folio);
 
-		err = zap(folio);
+		err = folio_zap_noflush(folio);
 		if (unlikely(err))
 			goto undo;
 		start = min(start, addr);
@@ -137,7 +151,7 @@ noinline int folio_batch_zap_direct_map(struct folio_batch *fbatch)
 
 	/* The architecture flushes all if that is cheaper than this range. */
 	if (start < end)
-		flush_tlb_direct_map(start, end);
+		vm_flush_direct_map(start, end);
 	return 0;
 
 undo:
@@ -152,7 +166,8 @@ ALLOW_ERROR_INJECTION(folio_batch_zap_direct_map, ERRNO);
  * @folio: The folio, as folio_zap_direct_map() removed it: same order. Locked,
  *	and in no page cache any more.
  *
- * Needs no TLB flush: entries that are not present are not cached.
+ * Needs no TLB flush: CPUs do not cache absent entries, and where some do, the
+ * architecture's primitive flushes.
  *
  * If this fails, the folio must not be freed: the allocator and whoever gets
  * the memory next write to it through the direct map.
@@ -173,33 +188,16 @@ noinline int folio_restore_direct_map(struct folio *folio)
 	err = set_direct_map_valid_noflush((unsigned long)folio_address(folio),
 					   nr, true);
 	if (likely(!err))
-		count_vm_events(DIRECT_MAP_RESTORED, nr);
+		count_no_direct_map(folio, -nr);
 	trace_folio_restore_direct_map(folio, err);
 	return err;
 }
 ALLOW_ERROR_INJECTION(folio_restore_direct_map, ERRNO);
 
-/**
- * folio_check_no_direct_map() - Warn of a folio that is in the direct map.
- * @folio: The folio.
- *
- * For folios that are kept out by somebody else. Debug builds only.
- */
-void folio_check_no_direct_map(struct folio *folio)
-{
-	long i;
-
-	if (!IS_ENABLED(CONFIG_DEBUG_VM))
-		return;
-
-	for (i = 0; i < folio_nr_pages(folio); i++)
-		VM_WARN_ON_ONCE_FOLIO(kernel_page_present(folio_page(folio, i)), folio);
-}
-
+/* It stays among NR_NO_DIRECT_MAP. */
 static void folio_leak(struct folio *folio)
 {
 	folio_get(folio);
-	no_direct_map_get();
 	count_vm_events(DIRECT_MAP_LEAKED, folio_nr_pages(folio));
 }
 
@@ -210,19 +208,26 @@ static void folio_leak(struct folio *folio)
  * A page without a direct-map entry must never get to the allocator. If it
  * cannot be restored, it gets a reference of its own that nobody drops.
  *
+ * So does a folio with a hardware error. Its entry would expose the error to
+ * stray and speculative reads. The reference that it keeps also tells memory
+ * failure that it is not free to be unpoisoned.
+ *
  * Context: Process context.
  * Return: Whether the folio is in the direct map again.
  */
 bool folio_restore_or_leak(struct folio *folio)
 {
-	int err = folio_restore_direct_map(folio);
+	int err;
 
-	if (likely(!err))
-		return true;
+	if (likely(!folio_contain_hwpoisoned_page(folio))) {
+		err = folio_restore_direct_map(folio);
+		if (likely(!err))
+			return true;
+		pr_err_ratelimited("cannot restore %ld page(s) at pfn %#lx (%d), keeping them from being freed\n",
+				   folio_nr_pages(folio), folio_pfn(folio), err);
+	}
 
 	folio_leak(folio);
-	pr_err_once("cannot restore %ld page(s) at pfn %#lx (%d), keeping them from being freed\n",
-		    folio_nr_pages(folio), folio_pfn(folio), err);
 	return false;
 }
 
@@ -235,27 +240,117 @@ bool folio_restore_or_leak(struct folio *folio)
  * cannot be restored, it is leaked: off the LRU, and without its charge, so
  * that no dead memory cgroup lives on for it.
  *
- * So is a folio with a hardware error. Restoring it would expose the error to
- * stray and speculative reads, and scrubbing would run into it. The reference
- * that it keeps also tells memory failure that it is not free to be unpoisoned.
- *
  * Context: Process context, may sleep. No lock of the page cache is held.
  */
 void filemap_restore_folio(struct folio *folio)
 {
+	long i;
+
 	might_sleep();
 
-	if (unlikely(folio_contain_hwpoisoned_page(folio))) {
-		folio_leak(folio);
-	} else if (likely(folio_restore_or_leak(folio))) {
-		folio_zero_range(folio, 0, folio_size(folio));
+	if (likely(folio_restore_or_leak(folio))) {
+		for (i = 0; i < folio_nr_pages(folio); i++)
+			clear_highpage(folio_page(folio, i));
 		return;
 	}
 
 	/* It may still be on its way to the LRU, in some CPU's batch. */
-	lru_add_drain_all();
+	if (!folio_test_lru(folio))
+		lru_add_drain_all();
 	if (folio_isolate_lru(folio)) {
 		folio_put(folio);
 		mem_cgroup_uncharge(folio);
 	}
+}
+
+/**
+ * direct_map_is() - Check the direct map, for assertions.
+ * @page: The first page.
+ * @nr: Number of pages.
+ * @present: Whether they should be in the direct map.
+ *
+ * Return: true if all of the pages are in the direct map, or all are out of it,
+ * as @present says. Always true for highmem.
+ */
+bool direct_map_is(struct page *page, unsigned long nr, bool present)
+{
+	unsigned long i;
+
+	for (i = 0; !PageHighMem(page) && i < nr; i++) {
+		if (kernel_page_present(page + i) != present)
+			return false;
+	}
+	return true;
+}
+
+static bool file_has_hidden_pages(struct file *file)
+{
+	return mapping_no_direct_map(file->f_mapping) && file->f_mapping->nrpages;
+}
+
+/* Does @task have such a file open, by any descriptor, or mapped? */
+static bool task_has_hidden_pages(struct task_struct *task)
+{
+	struct vm_area_struct *vma;
+	struct mm_struct *mm;
+	struct file *file;
+	unsigned int fd;
+	bool has = false;
+
+	for (fd = 0; !has && (file = fget_task_next(task, &fd)); fd++) {
+		has = file_has_hidden_pages(file);
+		fput(file);
+	}
+
+	task_lock(task);
+	mm = task->mm;
+	if (!has && mm && mmap_read_trylock(mm)) {
+		VMA_ITERATOR(vmi, mm, 0);
+
+		for_each_vma(vmi, vma) {
+			has = vma->vm_file && file_has_hidden_pages(vma->vm_file);
+			if (has)
+				break;
+		}
+		mmap_read_unlock(mm);
+	}
+	task_unlock(task);
+	return has;
+}
+
+/**
+ * no_direct_map_report() - Log how much memory has no direct map, and whose it is.
+ * @what: What is refused, perhaps for that reason.
+ *
+ * Names one process that has such memory open or mapped. There may be none: it
+ * may be leaked, or its file on the way through a socket. Logs nothing if no
+ * memory is out of the direct map.
+ *
+ * Context: Process context.
+ */
+void no_direct_map_report(const char *what)
+{
+	char comm[TASK_COMM_LEN] = "";
+	struct task_struct *task;
+	pid_t pid = 0;
+
+	if (!no_direct_map_pages())
+		return;
+
+	rcu_read_lock();
+	for_each_process(task) {
+		if (task_has_hidden_pages(task)) {
+			get_task_comm(comm, task);
+			pid = task_pid_nr(task);
+			break;
+		}
+	}
+	rcu_read_unlock();
+
+	if (pid)
+		pr_warn("no %s with %lu kB out of the direct map: %s[%d] has some of it\n",
+			what, no_direct_map_pages() << (PAGE_SHIFT - 10), comm, pid);
+	else
+		pr_warn("no %s with %lu kB out of the direct map: it is leaked, or no process has it\n",
+			what, no_direct_map_pages() << (PAGE_SHIFT - 10));
 }

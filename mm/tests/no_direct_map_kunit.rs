@@ -33,6 +33,8 @@ mod tests {
         },
         ffi::{
             c_int,
+            c_long,
+            c_uint,
             c_void, //
         },
         mm::{
@@ -55,6 +57,14 @@ mod tests {
     extern "C" {
         fn folio_zap_direct_map(folio: *mut c_void) -> c_int;
         fn folio_restore_direct_map(folio: *mut c_void) -> c_int;
+    }
+
+    // In `linux/vmalloc.h`, which is not bound.
+    extern "C" {
+        fn vmalloc_noprof(size: usize) -> *mut c_void;
+        fn vfree(addr: *const c_void);
+        fn vm_map_ram(pages: *mut *mut bindings::page, count: c_uint, node: c_int) -> *mut c_void;
+        fn vm_unmap_ram(mem: *const c_void, count: c_uint);
     }
 
     const SECRET: u64 = 0x5ec2e75e_c2e75ec2;
@@ -91,7 +101,7 @@ mod tests {
         fn hidden() -> Result<Self> {
             let this = Self::ordinary()?;
             // SAFETY: It was just created: empty, and nobody else knows it.
-            unsafe { this.space().set_no_direct_map() };
+            unsafe { this.space().set_no_direct_map() }?;
             Ok(this)
         }
 
@@ -141,12 +151,16 @@ mod tests {
     }
 
     fn look_at(folio: *mut bindings::folio, size: usize) -> Seen {
+        // SAFETY: The folio is valid.
+        look_by(unsafe { bindings::folio_address(folio) }, size)
+    }
+
+    /// By any kernel address.
+    fn look_by(addr: *const c_void, size: usize) -> Seen {
         const WORDS: usize = 64;
         const BYTES: usize = core::mem::size_of::<[u64; WORDS]>();
         let mut seen = None;
 
-        // SAFETY: The folio is valid.
-        let addr = unsafe { bindings::folio_address(folio) };
         for offset in (0..size).step_by(BYTES) {
             let mut words = [0u64; WORDS];
             // SAFETY: `words` is valid for writes; any source will do.
@@ -467,15 +481,111 @@ mod tests {
         Ok(())
     }
 
-    /// No image of all memory while there may be folios without a direct map.
+    /// Pages that are out of the direct map, as `/proc/vmstat` has it, and hibernation.
+    fn counted() -> c_long {
+        const ITEM: usize = bindings::node_stat_item_NR_NO_DIRECT_MAP as usize;
+
+        // SAFETY: An atomic counter, which is read as `atomic_long_read()` does.
+        unsafe { (&raw const bindings::vm_node_stat[ITEM].counter).read_volatile() }
+    }
+
+    /// Exactly, at each moment: an image of all memory is not made while there is one such page.
     #[test]
-    fn hibernation_is_told() -> Result {
+    fn pages_are_counted() -> Result {
         let mapping = Mapping::hidden()?;
-        // SAFETY: It just reads a counter.
-        let active = unsafe { bindings::no_direct_map_active() };
+        let before = counted();
+        drop(mapping.insert_secret(0, 0)?);
+        let one = counted() - before;
+        drop(mapping.insert_secret(8, 3)?);
+        let nine = counted() - before;
+        let lost = mapping.space().insert(secret(0)?, 0, GFP_KERNEL).is_err();
+        let still_nine = counted() - before;
+        mapping.truncate();
+        let none = counted() - before;
+
+        assert_eq!(one, 1);
+        assert_eq!(nine, 9);
+        assert!(lost);
+        assert_eq!(still_nine, 9);
+        assert_eq!(none, 0);
+        Ok(())
+    }
+
+    /// Inserts a folio that is not in a [`NewFolio`], whose last reference this consumes.
+    fn insert_raw(mapping: &Mapping, folio: *mut bindings::folio, index: usize) -> Result {
+        // SAFETY: The folio is valid, and ours alone. Once it is in the page cache it is locked.
+        unsafe {
+            let ret = bindings::filemap_add_folio(
+                mapping.space().as_ptr(),
+                folio,
+                index,
+                GFP_KERNEL.as_raw(),
+            );
+            if ret == 0 {
+                bindings::folio_unlock(folio);
+            }
+            bindings::folio_put(folio);
+            kernel::error::to_result(ret)
+        }
+    }
+
+    /// `vfree()` frees a page while CPUs may still have its translation. Nobody reads by it when
+    /// the page is in the page cache.
+    #[test]
+    fn not_reached_by_what_vfree_left() -> Result {
+        const ROUNDS: usize = 64;
+        let mapping = Mapping::hidden()?;
+        let (mut before, mut after) = (0, 0);
+        for index in 0..ROUNDS {
+            // SAFETY: The page is written to while it is mapped. It has a reference of ours when
+            // the area is freed.
+            let (addr, folio) = unsafe {
+                let addr = vmalloc_noprof(PAGE_SIZE);
+                if addr.is_null() {
+                    return Err(ENOMEM);
+                }
+                core::slice::from_raw_parts_mut(addr.cast::<u64>(), PAGE_SIZE / 8).fill(SECRET);
+                let folio: *mut bindings::folio = bindings::vmalloc_to_page(addr).cast();
+                bindings::folio_get(folio);
+                (addr, folio)
+            };
+            before += usize::from(look_by(addr, PAGE_SIZE) == Seen::Secret);
+            // SAFETY: Nobody uses the area any more.
+            unsafe { vfree(addr) };
+            insert_raw(&mapping, folio, index)?;
+            after += usize::from(look_by(addr, PAGE_SIZE) != Seen::Absent);
+        }
         drop(mapping);
 
-        assert!(active);
+        assert_eq!(before, ROUNDS);
+        assert_eq!(after, 0);
+        Ok(())
+    }
+
+    /// So does `vm_unmap_ram()`, which has a list of its own.
+    #[test]
+    fn not_reached_by_what_vm_unmap_ram_left() -> Result {
+        const ROUNDS: usize = 64;
+        let mapping = Mapping::hidden()?;
+        let (mut before, mut after) = (0, 0);
+        for index in 0..ROUNDS {
+            let folio = secret(0)?;
+            let mut page: *mut bindings::page = folio.as_ptr().cast();
+            // SAFETY: One page, which is ours.
+            let addr = unsafe { vm_map_ram(&raw mut page, 1, -1) };
+            if addr.is_null() {
+                return Err(ENOMEM);
+            }
+            before += usize::from(look_by(addr, PAGE_SIZE) == Seen::Secret);
+            // SAFETY: Mapped above, and not used any more.
+            unsafe { vm_unmap_ram(addr, 1) };
+            drop(mapping.space().insert(folio, index, GFP_KERNEL)?);
+            after += usize::from(look_by(addr, PAGE_SIZE) != Seen::Absent);
+        }
+        drop(mapping);
+
+        assert_eq!(before, ROUNDS);
+        assert_eq!(after, 0);
         Ok(())
     }
 

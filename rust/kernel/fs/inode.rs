@@ -273,10 +273,14 @@ impl<'a, T: InodeData> NewInode<'a, T> {
     }
 
     /// Keeps the folios out of the direct map, too.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if the direct map cannot be changed.
     #[inline]
-    pub fn set_no_direct_map(&mut self) {
+    pub fn set_no_direct_map(&mut self) -> Result {
         // SAFETY: By the type invariants, the mapping is valid; nobody uses it, and it is empty.
-        unsafe { AddressSpace::from_raw(self.raw_mapping()).set_no_direct_map() };
+        unsafe { AddressSpace::from_raw(self.raw_mapping()).set_no_direct_map() }
     }
 
     /// Makes a file of the inode, open for reading and writing, with `flags` (`O_*`) added.

@@ -95,27 +95,24 @@ impl AddressSpace {
         self.0.get()
     }
 
-    /// Keeps the folios of this address space out of the direct map, from now on and for good.
+    /// Keeps the folios of this address space out of the direct map. This cannot be undone.
     ///
-    /// Insertion fails with [`EINVAL`] where the direct map cannot be changed.
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if the direct map cannot be changed.
     ///
     /// # Safety
     ///
-    /// The address space is empty, and nobody else can reach it yet.
-    #[inline]
-    pub unsafe fn set_no_direct_map(&self) {
-        // As `mapping_set_no_direct_map()` in C. Not by a helper, which would export
-        // `no_direct_map_get()` to everyone.
-        // SAFETY: By the safety requirements, no folio is inserted with the other setting.
-        unsafe {
-            bindings::mapping_set_inaccessible(self.as_ptr());
-            bindings::set_bit(
-                bindings::mapping_flags_AS_NO_DIRECT_MAP as usize,
-                &raw mut (*self.as_ptr()).flags,
-            );
-            #[cfg(CONFIG_ARCH_HAS_SET_DIRECT_MAP)]
-            bindings::no_direct_map_get();
+    /// Callers must ensure that the address space is empty, and that nobody else can reach it yet.
+    pub unsafe fn set_no_direct_map(&self) -> Result {
+        #[cfg(CONFIG_ARCH_HAS_SET_DIRECT_MAP)]
+        {
+            // SAFETY: By the safety requirements, no folio was inserted with the other setting,
+            // and none is being inserted.
+            to_result(unsafe { bindings::mapping_set_no_direct_map(self.as_ptr()) })
         }
+        #[cfg(not(CONFIG_ARCH_HAS_SET_DIRECT_MAP))]
+        Err(crate::error::code::EOPNOTSUPP)
     }
 
     /// Are the folios of this address space out of the direct map?

@@ -205,7 +205,7 @@ pub(crate) fn create(vm: &Vm, size: loff_t, flags: flags::Flags) -> Result<u32> 
     inode.set_mapping::<GuestMemfd>(gfp());
     inode.set_inaccessible();
     if flags.no_direct_map() {
-        inode.set_no_direct_map();
+        inode.set_no_direct_map()?;
     }
 
     let file = inode.into_file(NAME, &FILES, O_LARGEFILE, view)?;
