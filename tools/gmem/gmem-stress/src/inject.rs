@@ -61,7 +61,7 @@ pub struct Functions(());
 const FAIL_FUNCTION: &str = "/sys/kernel/debug/fail_function";
 
 /// Those that have an error to return, and do not let go of a page without its entry.
-const FUNCTIONS: [&str; 4] = [
+pub const FUNCTIONS: [&str; 4] = [
     "__filemap_add_folio",
     "folio_zap_direct_map",
     "folio_batch_zap_direct_map",
@@ -69,14 +69,14 @@ const FUNCTIONS: [&str; 4] = [
 ];
 
 impl Functions {
-    /// Has each of them fail once in a hundred calls, for anybody, with `ENOMEM`.
-    pub fn new() -> Result<Self, Error> {
+    /// Has each of `functions` fail in `percent` of its calls, for anybody, with `ENOMEM`.
+    pub fn new(functions: &[&str], percent: u8) -> Result<Self, Error> {
         let set = |file: &str, value: &str| {
             fs::write(format!("{FAIL_FUNCTION}/{file}"), value)
                 .map_err(call("setting up fail_function in debugfs"))
         };
         let this = Self(());
-        for function in FUNCTIONS {
+        for function in functions {
             set("inject", function)?;
             set(&format!("{function}/retval"), "0xfffffffffffffff4")?;
         }
@@ -86,7 +86,7 @@ impl Functions {
             ("space", "0"),
             ("times", "-1"),
             ("verbose", "0"),
-            ("probability", "1"),
+            ("probability", &percent.to_string()),
         ] {
             set(file, value)?;
         }

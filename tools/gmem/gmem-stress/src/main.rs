@@ -6,10 +6,13 @@
 //! unbound, and is closed. One allocation of the kernel fails in it: the first in the first round,
 //! the second in the next one, and so on, until a round has no allocation left to fail; then from
 //! the first again, with other flags and in another order.
+//!
+//! Or system calls race with each other, each at a random moment.
 
 mod inject;
 mod left;
 mod modules;
+mod races;
 mod round;
 
 use std::{io, process::ExitCode, time::Instant};
@@ -17,13 +20,14 @@ use std::{io, process::ExitCode, time::Instant};
 use clap::Parser;
 
 use crate::{
-    inject::{Functions, Injector},
+    inject::{FUNCTIONS, Functions, Injector},
     left::Left,
     modules::Modules,
+    races::Race,
     round::Plan,
 };
 
-/// Have guests come and go while the kernel's allocations fail.
+/// Have guests come and go while the kernel's allocations fail, or system calls race.
 ///
 /// Exit status: 0 if each round succeeded or had an allocation fail, and nothing is left behind; 1
 /// otherwise.
@@ -41,6 +45,9 @@ struct Args {
     /// Take KVM's modules out before each round, and put them back.
     #[arg(long)]
     reload: bool,
+    /// Run rounds of a race instead; can be given several times.
+    #[arg(long, conflicts_with_all = ["no_errors", "functions", "reload"])]
+    race: Vec<Race>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +66,8 @@ enum Error {
     Round(u32, Box<Error>),
     #[error("{0}")]
     Left(String),
+    #[error("{0}")]
+    Race(String),
     #[error("not enough rounds for each allocation to fail once")]
     TooFew,
 }
@@ -69,6 +78,9 @@ fn call<E: Into<io::Error>>(call: &'static str) -> impl FnOnce(E) -> Error {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
+    if !args.race.is_empty() {
+        return args.race.iter().try_for_each(|race| race.run(args.rounds));
+    }
     let nth_fails = !args.no_errors && !args.functions;
     let injector = nth_fails.then(Injector::new).transpose()?;
     let modules = args.reload.then(Modules::find).transpose()?;
@@ -81,7 +93,10 @@ fn run(args: &Args) -> Result<(), Error> {
     let (mut nth, mut turns, mut failed, mut most) = (1, 0, 0, 0);
     let start = Instant::now();
     let mut before = None;
-    let functions = args.functions.then(Functions::new).transpose()?;
+    let functions = args
+        .functions
+        .then(|| Functions::new(&FUNCTIONS, 1))
+        .transpose()?;
 
     for number in 0..args.rounds {
         // What is allocated once is there before anything is counted: each kind of round has had

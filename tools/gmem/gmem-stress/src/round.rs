@@ -11,8 +11,8 @@ use vm_memory::{Bytes, VolatileMemory};
 
 use crate::{Error, call};
 
-const PAGE_SIZE: usize = 4096;
-const PAGE: u64 = PAGE_SIZE as u64;
+pub const PAGE_SIZE: usize = 4096;
+pub const PAGE: u64 = PAGE_SIZE as u64;
 const PAGES: usize = 16;
 
 /// What KVM_CREATE_VM takes. On arm64 KVM goes over all of the address space when a VM ends, which
