@@ -15,7 +15,7 @@ use guest_memfd::{GUEST_MEMFD_FLAG_NO_DIRECT_MAP, supported_flags};
 use kvm_ioctls::Kvm;
 
 use crate::{
-    memory::{Gmem, Secret},
+    memory::{Gmem, SAMPLE, Secret},
     meter::Cost,
 };
 
@@ -116,6 +116,18 @@ fn measure(args: &Args, flags: u64, way: Way, end: End) -> Result<(Cost, Cost), 
     Ok((come, go))
 }
 
+/// What it costs to touch a page that comes after vfree(), in time alone.
+fn measure_after_vfree(args: &Args, flags: u64) -> Result<Cost, Error> {
+    let mut come = Cost::default();
+    for round in 0..=args.rounds {
+        let time = Gmem::new(args.pages, flags)?.touch_after_vfree()?;
+        if round > 0 {
+            come.time += time * SAMPLE as u32;
+        }
+    }
+    Ok(come)
+}
+
 /// The same of `memfd_secret()`.
 fn measure_secret(args: &Args) -> Result<(Cost, Cost), Error> {
     let (mut come, mut go) = (Cost::default(), Cost::default());
@@ -179,6 +191,8 @@ fn run(args: &Args) -> Result<(), Error> {
                 table.row(name, going, go);
             }
         }
+        let come = measure_after_vfree(args, flags)?;
+        table.row(name, "user touch after vfree()", come);
     }
     let (come, go) = measure_secret(args)?;
     table.row("memfd_secret", "user touch", come);

@@ -6,9 +6,11 @@ use std::{
     fs::File,
     io,
     os::fd::{FromRawFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use guest_memfd::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GuestMemfd};
+use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use tiny_guest::{Args, Program};
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
@@ -16,6 +18,8 @@ use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 use crate::Error;
 
 pub const PAGE_SIZE: usize = 4096;
+/// Of how many pages one is touched, where a touch needs a long preparation.
+pub const SAMPLE: usize = 16;
 
 /// Writes to one word of each page of `mapping` from `first`.
 fn touch(mapping: &MmapRegion, first: usize, pages: usize) {
@@ -69,6 +73,31 @@ impl Gmem {
     pub fn touch(&self) -> Result<(), Error> {
         touch(&self.mapping, 1, self.pages);
         Ok(())
+    }
+
+    /// Userspace touches one page in [`SAMPLE`], each time after the kernel has freed vmalloc()
+    /// memory, whose translations are flushed along. Returns how long the touches took.
+    ///
+    /// A memslot that comes and goes has arrays in such memory.
+    pub fn touch_after_vfree(&self) -> Result<Duration, Error> {
+        let mut time = Duration::ZERO;
+        for page in (1..=self.pages).step_by(SAMPLE) {
+            for memory_size in [PAGE_SIZE as u64, 0] {
+                let region = kvm_userspace_memory_region {
+                    slot: 1,
+                    guest_phys_addr: 1 << 32,
+                    memory_size,
+                    userspace_addr: self.mapping.as_ptr() as u64,
+                    flags: 0,
+                };
+                // SAFETY: The guest does not run while it has this memslot.
+                unsafe { self.vm.set_user_memory_region(region)? };
+            }
+            let start = Instant::now();
+            touch(&self.mapping, page, 1);
+            time += start.elapsed();
+        }
+        Ok(time)
     }
 
     /// The guest touches all pages.
