@@ -89,6 +89,7 @@ impl Rng {
     }
 
     /// Another one, for another thread.
+    #[cfg(target_arch = "x86_64")]
     pub fn fork(&mut self) -> Self {
         Self(self.below(u64::MAX) << 1 | 1)
     }
