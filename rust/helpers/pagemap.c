@@ -57,6 +57,12 @@ rust_helper_filemap_invalidate_lock_shared(struct address_space *mapping)
 	filemap_invalidate_lock_shared(mapping);
 }
 
+__rust_helper int
+rust_helper_filemap_invalidate_trylock_shared(struct address_space *mapping)
+{
+	return filemap_invalidate_trylock_shared(mapping);
+}
+
 __rust_helper void
 rust_helper_filemap_invalidate_unlock_shared(struct address_space *mapping)
 {

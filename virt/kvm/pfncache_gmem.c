@@ -3,149 +3,292 @@
  * Caches of guest memory that is not in the direct map.
  *
  * Such memory has no kernel address, and get_user_pages() refuses it.  So the
- * page comes from the memslot's guest_memfd, and is mapped by an alias that
- * only this cache has.  The page cache does not know of it: when the page gets
- * out of the file, the alias must be gone.  For that
+ * page comes from the memslot's guest_memfd, and is mapped by an alias, which
+ * all caches of that page in a VM share.  The page cache knows nothing of it:
+ * guest_memfd calls kvm_gpc_unmap_gmem() before a page leaves the file, and
+ * before a memslot or the file goes.
  *
- *  - guest_memfd calls kvm_gpc_unmap_gmem() before it removes pages, and before
- *    a memslot goes.  No alias is made meanwhile, see mmu_invalidate_retry();
- *  - an alias holds a reference to its page until it has left the TLBs, so that
- *    nobody gets the page while a cache is just about to let go of it.
+ * Removing an alias flushes the TLBs of all CPUs, and it is the guest that says
+ * how often a cache moves to another page.  So an alias without a cache is
+ * retired: it stays, and with it a reference to its page, until a cache wants
+ * that page again.  Retired aliases are removed all at once: when there are too
+ * many, a second after one retired, or when another alias has to go anyway.
  *
- * gpc->lock protects the alias a cache has.  Unmapping sleeps: whoever does that
- * takes the alias out of the cache first, and has it alone then.
+ * kvm->gpc_aliases.lock protects the list, the aliases and gpc->alias.  It nests
+ * inside gpc->refresh_lock, and inside the invalidate_lock and the folio lock
+ * that guest_memfd may hold; mmu_lock and gpc_lock > gpc->lock nest inside it.
  */
 
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/sched/signal.h>
 #include <linux/vmalloc.h>
 
 #include "kvm_mm.h"
 
-static void count_aliases(struct kvm *kvm, int nr)
+#define MAX_RETIRED	32
+
+struct kvm_gpc_alias {
+	struct list_head list;
+	struct page *page;
+	void *khva;
+	/* Number of caches.  Retired if zero. */
+	unsigned int users;
+};
+
+static void kvm_gpc_free_alias(struct kvm *kvm, struct kvm_gpc_alias *alias)
 {
-	spin_lock(&kvm->gpc_lock);
-	kvm->stat.generic.pfncache_aliases += nr;
-	spin_unlock(&kvm->gpc_lock);
+	list_del(&alias->list);
+	put_page(alias->page);
+	kfree(alias);
+	kvm->stat.generic.pfncache_aliases--;
 }
 
-/* Is @khva an alias of @pfn, which kvm_gpc_free_alias() removes? */
-bool kvm_gpc_is_alias(kvm_pfn_t pfn, const void *khva)
+/* Removes all retired aliases, with one TLB flush. */
+static void kvm_gpc_purge_aliases(struct kvm *kvm)
 {
-	return !is_error_noslot_pfn(pfn) && pfn_valid(pfn) && is_vmalloc_addr(khva);
-}
+	struct kvm_gpc_alias *alias, *tmp;
 
-static void *kvm_gpc_make_alias(struct kvm *kvm, struct page *page)
-{
-	void *khva = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+	if (!kvm->gpc_aliases.nr_retired)
+		return;
 
-	if (khva)
-		count_aliases(kvm, 1);
-	return khva;
-}
+	list_for_each_entry(alias, &kvm->gpc_aliases.list, list) {
+		if (!alias->users)
+			vunmap(alias->khva);
+	}
 
-/* Unmaps the alias @khva of @pfn, and puts the reference to the page. */
-void kvm_gpc_free_alias(struct kvm *kvm, kvm_pfn_t pfn, void *khva)
-{
-	vunmap(khva);
 	/* vunmap() leaves stale TLB entries for later, and they can be used. */
 	vm_unmap_aliases();
-	put_page(pfn_to_page(pfn));
-	count_aliases(kvm, -1);
+
+	/* Only after the flush: an empty list says that nothing is mapped. */
+	list_for_each_entry_safe(alias, tmp, &kvm->gpc_aliases.list, list) {
+		if (!alias->users)
+			kvm_gpc_free_alias(kvm, alias);
+	}
+	kvm->gpc_aliases.nr_retired = 0;
+}
+
+static void kvm_gpc_purge_work(struct work_struct *work)
+{
+	struct kvm *kvm = container_of(to_delayed_work(work), struct kvm,
+				       gpc_aliases.purge);
+
+	guard(mutex)(&kvm->gpc_aliases.lock);
+	kvm_gpc_purge_aliases(kvm);
+}
+
+static void kvm_gpc_release_alias(struct kvm *kvm, struct kvm_gpc_alias *alias)
+{
+	if (--alias->users)
+		return;
+
+	if (++kvm->gpc_aliases.nr_retired > MAX_RETIRED)
+		kvm_gpc_purge_aliases(kvm);
+	else
+		schedule_delayed_work(&kvm->gpc_aliases.purge, HZ);
+}
+
+/**
+ * kvm_gpc_put_alias - let go of the alias that a cache has, if any
+ * @gpc: The cache, which no longer points to the alias.
+ *
+ * Context: Sleeps.  Holds gpc->refresh_lock.
+ */
+void kvm_gpc_put_alias(struct gfn_to_pfn_cache *gpc)
+{
+	struct kvm *kvm = gpc->kvm;
+
+	lockdep_assert_held(&gpc->refresh_lock);
+
+	/* A cache gets an alias only under refresh_lock. */
+	if (!READ_ONCE(gpc->alias))
+		return;
+
+	guard(mutex)(&kvm->gpc_aliases.lock);
+
+	if (gpc->alias) {
+		kvm_gpc_release_alias(kvm, gpc->alias);
+		WRITE_ONCE(gpc->alias, NULL);
+	}
+}
+
+/*
+ * Finds or adds the alias of @page.  Consumes the reference to @page.
+ *
+ * The list is as long as that of the caches and MAX_RETIRED, and each MMU
+ * notifier walks the former with a lock for each.  What was used last is first.
+ */
+static struct kvm_gpc_alias *kvm_gpc_get_alias(struct kvm *kvm, struct page *page)
+{
+	struct kvm_gpc_alias *alias;
+
+	list_for_each_entry(alias, &kvm->gpc_aliases.list, list) {
+		if (alias->page != page)
+			continue;
+
+		put_page(page);
+		if (!alias->users++)
+			kvm->gpc_aliases.nr_retired--;
+		list_move(&alias->list, &kvm->gpc_aliases.list);
+		return alias;
+	}
+
+	alias = kzalloc_obj(*alias, GFP_KERNEL_ACCOUNT);
+	if (!alias) {
+		put_page(page);
+		return NULL;
+	}
+
+	alias->page = page;
+	alias->users = 1;
+	list_add(&alias->list, &kvm->gpc_aliases.list);
+	kvm->stat.generic.pfncache_aliases++;
+	return alias;
+}
+
+/* Returns whether no invalidation of @gfn is in progress, and the sequence count. */
+static bool kvm_gpc_is_quiet(struct kvm *kvm, gfn_t gfn, unsigned long *seq)
+{
+	bool quiet;
+
+	KVM_MMU_READ_LOCK(kvm);
+	*seq = kvm->mmu_invalidate_seq;
+	quiet = !mmu_invalidate_retry_gfn(kvm, *seq, gfn);
+	KVM_MMU_READ_UNLOCK(kvm);
+
+	return quiet;
+}
+
+/* Maps the page, unless it was invalidated since @seq. */
+static int kvm_gpc_map_alias(struct gfn_to_pfn_cache *gpc, unsigned long seq)
+{
+	gfn_t gfn = gpa_to_gfn(gpc->gpa);
+	struct kvm_gpc_alias *alias, *old;
+	struct kvm *kvm = gpc->kvm;
+	unsigned long now;
+	struct page *page;
+	kvm_pfn_t pfn;
+	int r;
+
+	r = kvm_gmem_get_pfn(kvm, gpc->memslot, gfn, &pfn, &page, NULL);
+	if (r)
+		return r == -ENOMEM ? r : -EFAULT;
+
+	guard(mutex)(&kvm->gpc_aliases.lock);
+
+	alias = kvm_gpc_get_alias(kvm, page);
+	if (!alias)
+		return -ENOMEM;
+
+	/*
+	 * guest_memfd starts an invalidation under mmu_lock, and then looks at
+	 * the list, where the alias already is: either it finds the alias
+	 * there, or the invalidation is found here.
+	 */
+	if (!kvm_gpc_is_quiet(kvm, gfn, &now) || now != seq) {
+		r = -EAGAIN;
+	} else if (!alias->khva) {
+		/* /proc/kcore reads VM_MAP by the direct map, VM_IOREMAP as zeros. */
+		alias->khva = vmap(&page, 1, VM_MAP | VM_IOREMAP, PAGE_KERNEL);
+		if (!alias->khva)
+			r = -ENOMEM;
+	}
+
+	if (r) {
+		if (alias->khva)
+			kvm_gpc_release_alias(kvm, alias);
+		else
+			kvm_gpc_free_alias(kvm, alias);
+		return r;
+	}
+
+	old = gpc->alias;
+
+	write_lock_irq(&gpc->lock);
+	WRITE_ONCE(gpc->alias, alias);
+	gpc->khva = alias->khva + offset_in_page(gpc->gpa);
+	/* MMU notifiers, and gpc_unmap(), have nothing to do with an alias. */
+	gpc->pfn = KVM_PFN_ERR_FAULT;
+	gpc->valid = true;
+	write_unlock_irq(&gpc->lock);
+
+	if (old)
+		kvm_gpc_release_alias(kvm, old);
+
+	return 0;
 }
 
 /**
  * kvm_gpc_map_gmem - map the page of a cache in a guest_memfd without a direct map
- * @gpc: The cache, with the new gpa and memslot, and without an alias.
+ * @gpc: The cache, with the new gpa and memslot.
  *
- * Context: Holds gpc->refresh_lock and, for writing, gpc->lock, which it drops
- * and takes again.
- * Return: 0, or -EFAULT if there is no such page or no memory.
+ * The cache keeps its alias if the page is the same.
+ *
+ * Context: Sleeps.  Holds kvm->srcu, gpc->refresh_lock and, for writing,
+ * gpc->lock, which it drops and takes again.
+ * Return: 0, though the page may have been invalidated since; -EAGAIN if it was
+ * before, see kvm_gpc_wait(); -ENOMEM; or -EFAULT if there is no such page, or it
+ * is poisoned.
  */
 int kvm_gpc_map_gmem(struct gfn_to_pfn_cache *gpc)
 {
-	struct kvm *kvm = gpc->kvm;
-	struct page *page = NULL;
-	void *khva = NULL;
 	unsigned long seq;
-	kvm_pfn_t pfn;
+	int r = -EAGAIN;
 
 	lockdep_assert_held(&gpc->refresh_lock);
 	lockdep_assert_held_write(&gpc->lock);
 
 	gpc->valid = false;
+	write_unlock_irq(&gpc->lock);
 
-	do {
-		write_unlock_irq(&gpc->lock);
-
-		if (khva)
-			kvm_gpc_free_alias(kvm, pfn, khva);
-
-		/* Do not allocate again and again what is being freed. */
-		while (READ_ONCE(kvm->mmu_invalidate_in_progress))
-			cond_resched();
-
-		seq = READ_ONCE(kvm->mmu_invalidate_seq);
-		/* As for guest faults: the page is no older than the sequence. */
-		smp_rmb();
-
-		khva = NULL;
-		if (!kvm_gmem_get_pfn(kvm, gpc->memslot, gpa_to_gfn(gpc->gpa),
-				      &pfn, &page, NULL)) {
-			khva = kvm_gpc_make_alias(kvm, page);
-			if (!khva)
-				put_page(page);
-		}
-
-		write_lock_irq(&gpc->lock);
-
-		if (!khva)
-			return -EFAULT;
-
+	/* Do not allocate again what is being freed. */
+	if (kvm_gpc_is_quiet(gpc->kvm, gpa_to_gfn(gpc->gpa), &seq)) {
 		/*
-		 * guest_memfd counts an invalidation before it looks at caches,
-		 * with this lock: either it finds the alias, or is found here.
+		 * As for guest faults, the page must be no older than the
+		 * sequence count.  Pairs with kvm_mmu_invalidate_end().
 		 */
-	} while (mmu_invalidate_retry(kvm, seq));
+		smp_rmb();
+		r = kvm_gpc_map_alias(gpc, seq);
+	}
 
-	gpc->valid = true;
-	gpc->pfn = pfn;
-	gpc->khva = khva + offset_in_page(gpc->gpa);
+	write_lock_irq(&gpc->lock);
+	return r;
+}
+
+/**
+ * kvm_gpc_wait - wait for the end of what a cache met when it was refreshed
+ * @gpc: The cache, for which there was -EAGAIN.
+ *
+ * An invalidation can take as long as it takes to free a whole file.
+ *
+ * Context: Sleeps.  Must not hold gpc->refresh_lock, for which others would wait
+ * without a look at their signals.
+ * Return: 0, or -EINTR if there is a signal.
+ */
+int kvm_gpc_wait(struct gfn_to_pfn_cache *gpc)
+{
+	gfn_t gfn = gpa_to_gfn(READ_ONCE(gpc->gpa));
+	struct kvm *kvm = gpc->kvm;
+	unsigned long seq;
+
+	if (signal_pending(current) ||
+	    wait_event_interruptible(kvm->gpc_aliases.wait,
+				     kvm_gpc_is_quiet(kvm, gfn, &seq)))
+		return -EINTR;
 
 	return 0;
 }
 
-/* Takes an alias of a page that @mapping has from @start to @end out of its cache. */
-static bool take_alias(struct kvm *kvm, struct address_space *mapping,
-		       pgoff_t start, pgoff_t end, kvm_pfn_t *pfn, void **khva)
+/* Pages stay in their file, with the same index, for as long as they have an alias. */
+static bool kvm_gpc_alias_is_in(const struct kvm_gpc_alias *alias,
+				const struct address_space *mapping,
+				pgoff_t start, pgoff_t end)
 {
-	struct gfn_to_pfn_cache *gpc;
-	bool found = false;
+	const struct folio *folio = page_folio(alias->page);
+	pgoff_t index = page_pgoff(folio, alias->page);
 
-	spin_lock(&kvm->gpc_lock);
-	list_for_each_entry(gpc, &kvm->gpc_list, list) {
-		write_lock_irq(&gpc->lock);
-		if (kvm_gpc_is_alias(gpc->pfn, gpc->khva)) {
-			struct folio *folio = page_folio(pfn_to_page(gpc->pfn));
-
-			found = folio->mapping == mapping &&
-				folio->index >= start && folio->index < end;
-		}
-		if (found) {
-			*pfn = gpc->pfn;
-			*khva = PTR_ALIGN_DOWN(gpc->khva, PAGE_SIZE);
-			gpc->valid = false;
-			gpc->pfn = KVM_PFN_ERR_FAULT;
-			gpc->khva = NULL;
-		}
-		write_unlock_irq(&gpc->lock);
-		if (found)
-			break;
-	}
-	spin_unlock(&kvm->gpc_lock);
-
-	return found;
+	return folio->mapping == mapping && index >= start && index < end;
 }
 
 /**
@@ -155,20 +298,73 @@ static bool take_alias(struct kvm *kvm, struct address_space *mapping,
  * @start: Index of the first page.
  * @end: Index after the last page.
  *
- * Afterwards no cache of @kvm has such an alias.  The caller sees to it that none
- * is made: there is an invalidation in progress, or no memslot for the pages.
+ * Afterwards @kvm has no mapping of the pages, in use or retired, and no TLB has
+ * an entry of one.  The caller sees to it that none is made: there is an
+ * invalidation in progress, or no memslot for the pages.
  *
  * Context: Sleeps.  Holds the invalidate_lock of @mapping.
  */
 void kvm_gpc_unmap_gmem(struct kvm *kvm, struct address_space *mapping,
 			pgoff_t start, pgoff_t end)
 {
-	kvm_pfn_t pfn;
-	void *khva;
+	struct gfn_to_pfn_cache *gpc;
+	struct kvm_gpc_alias *alias;
+	bool found = false;
 
-	if (!mapping_no_direct_map(mapping))
+	/*
+	 * What is added from here on is not for these pages, or not mapped: who
+	 * adds it takes mmu_lock after that, and then finds the invalidation,
+	 * which was started under mmu_lock before.  And if there is no memslot,
+	 * synchronize_srcu() has waited for all who could add something.
+	 */
+	if (list_empty(&kvm->gpc_aliases.list))
 		return;
 
-	while (take_alias(kvm, mapping, start, end, &pfn, &khva))
-		kvm_gpc_free_alias(kvm, pfn, khva);
+	guard(mutex)(&kvm->gpc_aliases.lock);
+
+	list_for_each_entry(alias, &kvm->gpc_aliases.list, list) {
+		found = kvm_gpc_alias_is_in(alias, mapping, start, end);
+		if (found)
+			break;
+	}
+	if (!found)
+		return;
+
+	spin_lock(&kvm->gpc_lock);
+	list_for_each_entry(gpc, &kvm->gpc_list, list) {
+		alias = gpc->alias;
+		if (!alias || !kvm_gpc_alias_is_in(alias, mapping, start, end))
+			continue;
+
+		write_lock_irq(&gpc->lock);
+		WRITE_ONCE(gpc->alias, NULL);
+		/* With a pfn, it is mapped otherwise, and about to put the alias. */
+		if (is_error_noslot_pfn(gpc->pfn)) {
+			gpc->khva = NULL;
+			gpc->valid = false;
+		}
+		write_unlock_irq(&gpc->lock);
+
+		if (!--alias->users)
+			kvm->gpc_aliases.nr_retired++;
+	}
+	spin_unlock(&kvm->gpc_lock);
+
+	kvm_gpc_purge_aliases(kvm);
+}
+
+void kvm_gpc_init_aliases(struct kvm *kvm)
+{
+	mutex_init(&kvm->gpc_aliases.lock);
+	INIT_LIST_HEAD(&kvm->gpc_aliases.list);
+	INIT_DELAYED_WORK(&kvm->gpc_aliases.purge, kvm_gpc_purge_work);
+	init_waitqueue_head(&kvm->gpc_aliases.wait);
+}
+
+void kvm_gpc_destroy_aliases(struct kvm *kvm)
+{
+	cancel_delayed_work_sync(&kvm->gpc_aliases.purge);
+
+	/* A file has a reference to its VM, and takes its aliases along. */
+	WARN_ON_ONCE(!list_empty(&kvm->gpc_aliases.list));
 }

@@ -162,6 +162,16 @@ impl<T: InodeData> Inode<T> {
         unsafe { SharedInvalidateGuard::new(self.mapping(), data) }
     }
 
+    /// Takes the `invalidate_lock` for reading, unless somebody has it, or waits for it, for
+    /// writing.
+    #[inline]
+    pub fn try_invalidate_lock_shared(&self) -> Option<SharedInvalidateGuard<'_, T::Locked>> {
+        let data = NonNull::from(&self.private().locked).cast();
+
+        // SAFETY: As for `invalidate_lock`.
+        unsafe { SharedInvalidateGuard::try_new(self.mapping(), data) }
+    }
+
     /// Frees what the inode carries.
     ///
     /// # Safety

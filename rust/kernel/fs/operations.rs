@@ -29,6 +29,7 @@ use crate::{
         }, //
     },
     prelude::*,
+    seq_file::SeqFile,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //
@@ -65,6 +66,9 @@ pub trait FileOperations: VmOperations + Sized + 'static {
         offset: bindings::loff_t,
         len: bindings::loff_t,
     ) -> Result;
+
+    /// Adds lines about a file to `/proc/PID/fdinfo/FD`. None by default.
+    fn show_fdinfo(_file: &OpenFile<Self>, _m: &SeqFile) {}
 
     /// The last reference to a file was put. What the file carries is dropped after that.
     ///
@@ -175,6 +179,7 @@ impl<F: FileOperations> FileTable<F> {
                 release: Some(Self::release),
                 mmap_prepare: Some(Self::mmap_prepare),
                 fallocate: Some(Self::fallocate),
+                show_fdinfo: Some(Self::show_fdinfo),
                 ..pin_init::zeroed()
             }),
             PhantomData,
@@ -255,5 +260,16 @@ impl<F: FileOperations> FileTable<F> {
             Ok(()) => 0,
             Err(err) => err.to_errno() as isize,
         }
+    }
+
+    /// # Safety
+    ///
+    /// The file is valid, and has these operations. The `seq_file` is valid, and the caller's
+    /// alone.
+    unsafe extern "C" fn show_fdinfo(m: *mut bindings::seq_file, file: *mut bindings::file) {
+        // SAFETY: By the safety requirements.
+        let (file, m) = unsafe { (OpenFile::from_raw(file), SeqFile::from_raw(m)) };
+
+        F::show_fdinfo(file, m);
     }
 }

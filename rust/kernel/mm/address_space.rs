@@ -122,6 +122,14 @@ impl AddressSpace {
         unsafe { bindings::mapping_no_direct_map(self.as_ptr()) }
     }
 
+    /// Returns the number of pages that are in the page cache at the moment.
+    #[inline]
+    pub fn page_count(&self) -> usize {
+        // SAFETY: By the type invariants, this is valid; the field is written to by C only, as a
+        // whole.
+        unsafe { core::ptr::read_volatile(&raw const (*self.as_ptr()).nrpages) }
+    }
+
     /// Inserts a folio at `index`, counted in pages.
     ///
     /// May sleep. The result is locked; if [`no_direct_map`](Self::no_direct_map), the kernel has
@@ -427,6 +435,26 @@ pub struct SharedInvalidateGuard<'a, T = ()> {
 }
 
 impl<'a, T> SharedInvalidateGuard<'a, T> {
+    /// Takes the lock if nobody has it, or waits for it, for writing.
+    ///
+    /// # Safety
+    ///
+    /// `data` is valid for `'a`, and is reached through guards of this lock only.
+    #[inline]
+    pub(crate) unsafe fn try_new(mapping: &'a AddressSpace, data: NonNull<T>) -> Option<Self> {
+        // SAFETY: By the type invariants, this is valid.
+        if unsafe { bindings::filemap_invalidate_trylock_shared(mapping.as_ptr()) } == 0 {
+            return None;
+        }
+
+        // INVARIANT: We just took it; and the safety requirements.
+        Some(Self {
+            mapping,
+            data,
+            _not_send: NotThreadSafe,
+        })
+    }
+
     /// Takes the lock. May sleep.
     ///
     /// # Safety

@@ -32,7 +32,8 @@ pub trait AddressSpaceOperations: Sized + 'static {
     /// The memory at the pages `range` has an error. The folio stays where it is, for whoever
     /// touches it next to find out.
     ///
-    /// Context: with the folio locked.
+    /// Context: with the folio locked. Truncation waits for folios with the `invalidate_lock` held,
+    /// so do not wait for that lock.
     fn memory_failure(inode: &Inode<Self::Inode>, range: Range<usize>);
 
     /// A folio was removed, and nobody has it any more.

@@ -32,6 +32,9 @@
 #include "kvm_util.h"
 #include "test_util.h"
 
+/* The kernel's own test of HMM, which has no header in include/uapi. */
+#include "../../../../lib/test_hmm_uapi.h"
+
 #define PAGES	64
 #define BYTE	((char)0xa5)
 /* In seconds, for what takes that long on a machine that emulates and is busy. */
@@ -375,6 +378,109 @@ TEST_F(hidden, a_core_dump_is_without)
 	EXPECT_FALSE(file_contains(path, self->mem, 16));
 	unlink(path);
 	kvm_munmap(plain, self->page_size);
+}
+
+/* A command for @pages at @mem to the kernel's HMM test driver; its answer goes to @out. */
+static int mirror(int hmm, unsigned long command, void *mem, long pages, void *out, long *done)
+{
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (unsigned long)mem,
+		.ptr = (unsigned long)out,
+		.npages = pages,
+	};
+	int ret = ioctl(hmm, command, &cmd);
+
+	*done = ret ? 0 : cmd.cpages;
+	return ret;
+}
+
+/* Whether a device's page tables would show @pages at @mem, any of them. */
+static bool mirror_sees(int hmm, void *mem, long pages)
+{
+	unsigned char state[PAGES] = {};
+	long done;
+
+	if (mirror(hmm, HMM_DMIRROR_SNAPSHOT, mem, pages, state, &done)) {
+		TEST_ASSERT(errno == EFAULT, "A snapshot fails with %s", strerror(errno));
+		return false;
+	}
+	for (long i = 0; i < pages; i++) {
+		if (state[i] != HMM_DMIRROR_PROT_ERROR && state[i] != HMM_DMIRROR_PROT_NONE)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A device that mirrors a process walks its page tables rather than taking pages, and
+ * can move them to memory of its own. The kernel's test of that is such a device.
+ */
+TEST_F(hidden, a_mirroring_device_is_refused)
+{
+	int hmm = open("/dev/hmm_dmirror0", O_RDWR);
+	char *both, *buffer, *plain;
+	long done;
+
+	if (hmm < 0)
+		SKIP(return, "This kernel lacks CONFIG_TEST_HMM");
+	buffer = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	plain = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	/* The device can do it. */
+	memset(plain, 1, self->size);
+	EXPECT_TRUE(mirror_sees(hmm, plain, PAGES));
+	ASSERT_EQ(0, mirror(hmm, HMM_DMIRROR_READ, plain, PAGES, buffer, &done));
+	EXPECT_EQ(PAGES, done);
+	EXPECT_EQ(1, buffer[self->size - 1]);
+	memset(buffer, BYTE, self->size);
+	ASSERT_EQ(0, mirror(hmm, HMM_DMIRROR_WRITE, plain, PAGES, buffer, &done));
+	EXPECT_EQ(PAGES, done);
+	EXPECT_TRUE(untouched(plain, self->size));
+	memset(buffer, 0, self->size);
+	ASSERT_EQ(0, mirror(hmm, HMM_DMIRROR_MIGRATE_TO_DEV, plain, PAGES, buffer, &done));
+	EXPECT_EQ(PAGES, done);
+	EXPECT_TRUE(untouched(buffer, self->size));
+	EXPECT_TRUE(untouched(plain, self->size));
+
+	memset(buffer, 1, self->size);
+	EXPECT_FALSE(mirror_sees(hmm, self->mem, PAGES));
+	EXPECT_ERRNO(EFAULT, mirror(hmm, HMM_DMIRROR_READ, self->mem, PAGES, buffer, &done));
+	EXPECT_ERRNO(EFAULT, mirror(hmm, HMM_DMIRROR_READ_UNLOCKED, self->mem, PAGES, buffer,
+				    &done));
+	EXPECT_ERRNO(EFAULT, mirror(hmm, HMM_DMIRROR_WRITE, self->mem, PAGES, buffer, &done));
+	EXPECT_ERRNO(EINVAL, mirror(hmm, HMM_DMIRROR_MIGRATE_TO_DEV, self->mem, PAGES, buffer,
+				    &done));
+	EXPECT_ERRNO(EINVAL, mirror(hmm, HMM_DMIRROR_MIGRATE_TO_SYS, self->mem, PAGES, buffer,
+				    &done));
+	EXPECT_ERRNO(EFAULT, mirror(hmm, HMM_DMIRROR_EXCLUSIVE, self->mem, PAGES, buffer, &done));
+	EXPECT_EQ(1, buffer[0]);
+	EXPECT_TRUE(untouched(self->mem, self->size));
+
+	/* Not behind ordinary memory in one request, either. */
+	both = kvm_mmap(2 * self->page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			-1);
+	*both = 1;
+	ASSERT_EQ(both + self->page_size,
+		  mmap(both + self->page_size, self->page_size, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_FIXED, self->fd, 0));
+	EXPECT_ERRNO(EFAULT, mirror(hmm, HMM_DMIRROR_READ, both, 2, buffer, &done));
+	EXPECT_ERRNO(EFAULT, mirror(hmm, HMM_DMIRROR_WRITE, both, 2, buffer, &done));
+	EXPECT_ERRNO(EINVAL, mirror(hmm, HMM_DMIRROR_MIGRATE_TO_DEV, both, 2, buffer, &done));
+	EXPECT_TRUE(untouched(self->mem, self->size));
+	kvm_munmap(both, 2 * self->page_size);
+
+	/* Nor where no page is yet, which a secretmem file without holes does not have. */
+	if (!variant->secretmem) {
+		ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
+				       self->page_size));
+		EXPECT_ERRNO(EFAULT, mirror(hmm, HMM_DMIRROR_READ, self->mem, 1, buffer, &done));
+		EXPECT_FALSE(mirror_sees(hmm, self->mem, 1));
+		EXPECT_EQ(0, *self->mem);
+	}
+
+	close(hmm);
+	kvm_munmap(buffer, self->size);
+	kvm_munmap(plain, self->size);
 }
 
 struct race {

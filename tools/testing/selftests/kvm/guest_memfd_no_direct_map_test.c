@@ -3,10 +3,11 @@
  * guest_memfd with GUEST_MEMFD_FLAG_NO_DIRECT_MAP: what is refused, and that all
  * memory is back in the direct map in the end, whatever happened in between.
  *
- * The end is checked twice: by the kernel's own account in /proc/vmstat, and in
- * its page tables, as debugfs shows them. memfd_secret() memory, which is kept
+ * The end is checked twice: by the kernel's gauge in /proc/vmstat, and in its page
+ * tables, as debugfs shows them. memfd_secret() memory, which is kept
  * out by the same rule, has to pass what is not about KVM.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -26,6 +27,9 @@
 #include "kselftest_harness.h"
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
+#ifdef __x86_64__
+#include "sev.h"
+#endif
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -38,55 +42,144 @@
 /* In seconds, for what takes that long on a machine that emulates and is busy. */
 #define LONG	300
 
-/* The pages counted under @name in /proc/vmstat, 0 if the kernel does not know it. */
-static long vm_event(const char *name)
+/* The number behind @key in a file with lines such as "key 1" or "Node 0 key:  1 kB". */
+static bool lookup(const char *path, const char *key, long *value)
 {
-	long value, found = 0;
-	char key[64];
+	size_t len = strlen(key);
+	char line[256], *at, *end;
+	bool found = false;
 	FILE *f;
 
-	f = fopen("/proc/vmstat", "r");
-	TEST_ASSERT(f, "Cannot open /proc/vmstat");
-	while (fscanf(f, "%63s %ld", key, &value) == 2) {
-		if (!strcmp(key, name))
-			found = value;
+	f = fopen(path, "r");
+	if (!f)
+		return false;
+	while (!found && fgets(line, sizeof(line), f)) {
+		at = strstr(line, key);
+		if (!at || (at != line && at[-1] != ' ') || (at[len] != ' ' && at[len] != ':'))
+			continue;
+		at += len + (at[len] == ':');
+		*value = strtol(at, &end, 10);
+		found = end != at;
 	}
 	fclose(f);
 	return found;
 }
 
-/* Pages that are out of the direct map now, and not for good. */
+/* What /proc/vmstat has under @name, 0 if the kernel does not know it. */
+static long vm_stat(const char *name)
+{
+	long value;
+
+	return lookup("/proc/vmstat", name, &value) ? value : 0;
+}
+
+/* Pages that are out of the direct map now, except those that will stay out. */
 static long hidden_pages(void)
 {
-	return vm_event("direct_map_zapped") - vm_event("direct_map_restored") -
-	       vm_event("direct_map_leaked");
+	return vm_stat("nr_no_direct_map") - vm_stat("direct_map_leaked");
+}
+
+/* Adjacent entries of the direct map with equal flags, whatever size each has. */
+struct range {
+	unsigned long start, end;
+	char flags[96];
+};
+
+struct direct_map {
+	struct range *ranges;
+	size_t nr;
+};
+
+/* Whether @word of an entry's line is about its size, which a split changes. */
+static bool is_size(const char *word)
+{
+	static const char *const sizes[] = {
+		"PGD", "P4D", "PUD", "PMD", "PTE", "pgd", "p4d", "pud", "pmd", "pte",
+		"PSE", "BLK", "CON",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		if (!strcmp(word, sizes[i]))
+			return true;
+	}
+	return isdigit(*word);
+}
+
+/* Reads the valid entries from debugfs; false where it does not show them. */
+static bool read_direct_map(struct direct_map *map)
+{
+	char line[256], *word, *state;
+	bool inside = false;
+	struct range *last;
+	struct range new;
+	FILE *f;
+
+	*map = (struct direct_map) {};
+	f = fopen(DEBUGFS "page_tables/kernel", "r");
+	if (!f)
+		f = fopen(DEBUGFS "kernel_page_tables", "r");
+	if (!f)
+		return false;
+	while (fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, "---[", 4)) {
+			inside = strstr(line, "Low Kernel Mapping") ||
+				 strstr(line, "Linear Mapping start");
+			continue;
+		}
+		/* arm64 shows entries that were made invalid too, with an F. */
+		if (!inside || (!strstr(line, " RW ") && !strstr(line, " ro ")) ||
+		    strstr(line, " F ") ||
+		    sscanf(line, "0x%lx-0x%lx", &new.start, &new.end) != 2)
+			continue;
+
+		new.flags[0] = '\0';
+		strtok_r(line, "\n ", &state);
+		while ((word = strtok_r(NULL, "\n ", &state))) {
+			if (is_size(word))
+				continue;
+			TEST_ASSERT(strlen(new.flags) + strlen(word) + 2 < sizeof(new.flags),
+				    "Flags of an entry do not fit");
+			strcat(strcat(new.flags, " "), word);
+		}
+
+		last = map->nr ? &map->ranges[map->nr - 1] : NULL;
+		if (last && last->end == new.start && !strcmp(last->flags, new.flags)) {
+			last->end = new.end;
+			continue;
+		}
+		map->ranges = realloc(map->ranges, (map->nr + 1) * sizeof(new));
+		TEST_ASSERT(map->ranges, "Out of memory");
+		map->ranges[map->nr++] = new;
+	}
+	fclose(f);
+	return true;
+}
+
+static bool same_direct_map(const struct direct_map *a, const struct direct_map *b)
+{
+	for (size_t i = 0; i < a->nr && i < b->nr; i++) {
+		const struct range *x = &a->ranges[i], *y = &b->ranges[i];
+
+		if (x->start == y->start && x->end == y->end && !strcmp(x->flags, y->flags))
+			continue;
+		ksft_print_msg("first difference: %#lx-%#lx%s, now %#lx-%#lx%s\n",
+			       x->start, x->end, x->flags, y->start, y->end, y->flags);
+		return false;
+	}
+	return a->nr == b->nr;
 }
 
 /* The pages that the direct map has, by the page tables; -1 where they cannot be seen. */
 static long direct_map_pages(void)
 {
-	unsigned long start, end;
-	bool inside = false;
-	char line[256];
+	struct direct_map map;
 	long size = 0;
-	FILE *f;
 
-	f = fopen(DEBUGFS "page_tables/kernel", "r");
-	if (!f)
-		f = fopen(DEBUGFS "kernel_page_tables", "r");
-	if (!f)
+	if (!read_direct_map(&map))
 		return -1;
-	while (fgets(line, sizeof(line), f)) {
-		if (!strncmp(line, "---[", 4))
-			inside = strstr(line, "Low Kernel Mapping") ||
-				 strstr(line, "Linear Mapping start");
-		/* arm64 shows entries that were made invalid too, with an F. */
-		else if (inside && (strstr(line, " RW ") || strstr(line, " ro ")) &&
-			 !strstr(line, " F ") &&
-			 sscanf(line, "0x%lx-0x%lx", &start, &end) == 2)
-			size += (end - start) / getpagesize();
-	}
-	fclose(f);
+	for (size_t i = 0; i < map.nr; i++)
+		size += (map.ranges[i].end - map.ranges[i].start) / getpagesize();
+	free(map.ranges);
 	return size;
 }
 
@@ -230,7 +323,7 @@ FIXTURE_SETUP(gmem)
 	self->page_size = getpagesize();
 	self->direct_map = quiet_direct_map_pages();
 	self->hidden = hidden_pages();
-	self->leaked = vm_event("direct_map_leaked");
+	self->leaked = vm_stat("direct_map_leaked");
 	self->vm = vm_create_barebones();
 	if (!supported(self->vm))
 		SKIP(return, "This host cannot remove guest_memfd from the direct map");
@@ -244,7 +337,7 @@ FIXTURE_TEARDOWN(gmem)
 	/* All is back, but for what was leaked on purpose. */
 	EXPECT_EQ(self->hidden, hidden_pages());
 	if (self->direct_map >= 0)
-		EXPECT_EQ(self->direct_map - (vm_event("direct_map_leaked") - self->leaked),
+		EXPECT_EQ(self->direct_map - (vm_stat("direct_map_leaked") - self->leaked),
 			  direct_map_pages());
 }
 
@@ -352,8 +445,9 @@ TEST_F(gmem, guest_runs_from_such_memory_and_does_mmio)
  */
 TEST(flag_is_refused_where_it_is_not_enumerated)
 {
-	int checked = 0;
+	bool machine = kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
 	unsigned int types = 1;
+	int checked = 0;
 
 #ifdef __x86_64__
 	types = kvm_check_cap(KVM_CAP_VM_TYPES);
@@ -366,9 +460,14 @@ TEST(flag_is_refused_where_it_is_not_enumerated)
 			continue;
 #ifdef __x86_64__
 		vm = vm_create_barebones_type(type);
-		EXPECT_EQ(type != KVM_X86_SNP_VM && type != KVM_X86_TDX_VM, supported(vm));
+		/* Pages of all other types are pinned, or reached through the direct map. */
+		EXPECT_EQ(machine && (type == KVM_X86_DEFAULT_VM ||
+				      type == KVM_X86_SW_PROTECTED_VM), supported(vm)) {
+			TH_LOG("VM type %d", type);
+		}
 #else
 		vm = vm_create_barebones();
+		EXPECT_EQ(machine, supported(vm));
 #endif
 		fd = __vm_create_guest_memfd(vm, SIZE, GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
 		EXPECT_EQ(supported(vm), fd >= 0) {
@@ -382,6 +481,63 @@ TEST(flag_is_refused_where_it_is_not_enumerated)
 		checked++;
 	}
 	EXPECT_GE(checked, 1);
+}
+
+#ifdef __x86_64__
+/* KVM_SEV_INIT makes an SEV VM of one of the default type, which may have such memory. */
+TEST_F(gmem, default_vm_does_not_become_sev)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	char *mem;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SEV_VM))) {
+		TH_LOG("no SEV here");
+		close(fd);
+		return;
+	}
+	mem = kvm_mmap(SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	vm_set_user_memory_region2(self->vm, 0, KVM_MEM_GUEST_MEMFD, 0, SIZE, mem, fd, 0);
+	self->vm->arch.sev_fd = open_sev_dev_path_or_exit();
+	EXPECT_NE(0, __vm_sev_ioctl(self->vm, KVM_SEV_INIT, NULL));
+	kvm_munmap(mem, SIZE);
+	close(fd);
+}
+#endif
+
+/* The parameter governs creation: memory of existing files stays hidden, and usable. */
+TEST_F(gmem, administrator_can_forbid_the_flag)
+{
+	static const char parameter[] = "/sys/module/kvm/parameters/guest_memfd_no_direct_map";
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS), other, err;
+	long pages = SIZE / self->page_size, hidden;
+	bool machine, vm;
+	char *mem;
+
+	ASSERT_EQ(0, access(parameter, F_OK));
+	mem = kvm_mmap(SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	mem[0] = 1;
+	if (!write_file(parameter, "0"))
+		SKIP(close(fd); return, "guest_memfd_no_direct_map can be set at boot only");
+	machine = kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+	vm = supported(self->vm);
+	other = __vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	err = errno;
+	memset(mem, 1, SIZE);
+	hidden = hidden_pages();
+	/* The tests that follow need it. */
+	ASSERT_TRUE(write_file(parameter, "1"));
+
+	EXPECT_FALSE(machine);
+	EXPECT_FALSE(vm);
+	EXPECT_EQ(-1, other);
+	EXPECT_EQ(EINVAL, err);
+	EXPECT_EQ(self->hidden + pages, hidden);
+	kvm_munmap(mem, SIZE);
+	close(fd);
+
+	EXPECT_TRUE(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+	EXPECT_TRUE(supported(self->vm));
+	close(vm_create_guest_memfd(self->vm, SIZE, FLAGS));
 }
 
 TEST_F(gmem, touched_pages_are_hidden_zero_and_writable)
@@ -402,6 +558,44 @@ TEST_F(gmem, touched_pages_are_hidden_zero_and_writable)
 
 	kvm_munmap(mem, SIZE);
 	close(fd);
+}
+
+/*
+ * No count of pages shows an entry that comes back with other flags. On x86 those to lose
+ * are the global ones, which there are with pti=off.
+ */
+TEST_F(gmem, entries_come_back_as_they_were)
+{
+	long pages = SIZE / self->page_size;
+	struct direct_map before, now;
+	bool global = false;
+
+	if (self->direct_map < 0) {
+		TH_LOG("not only such memory leaves the direct map here");
+		return;
+	}
+	ASSERT_TRUE(read_direct_map(&before));
+	for (size_t i = 0; i < before.nr; i++)
+		global |= !!strstr(before.ranges[i].flags, " GLB");
+	TH_LOG("%zu ranges, %s global entries", before.nr, global ? "with" : "without");
+
+	for (int life = 0; life < 2; life++) {
+		int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+
+		ASSERT_EQ(0, allocate(fd, 0, SIZE));
+		EXPECT_EQ(self->hidden + pages, hidden_pages());
+		if (life)
+			ASSERT_EQ(0, punch(fd, 0, SIZE));
+		close(fd);
+		EXPECT_EQ(self->hidden, hidden_pages());
+
+		ASSERT_TRUE(read_direct_map(&now));
+		EXPECT_TRUE(same_direct_map(&before, &now)) {
+			TH_LOG("in life %d", life);
+		}
+		free(now.ranges);
+	}
+	free(before.ranges);
 }
 
 TEST_F(gmem, punched_pages_come_back_zero)
@@ -554,6 +748,123 @@ static int one_page(struct kvm_vm *vm, bool secretmem, char **mem)
 	return fd;
 }
 
+/* The sum of @key over the nodes' files @file; false if node 0 has no such key. */
+static bool lookup_nodes(const char *file, const char *key, long *sum)
+{
+	char path[128];
+	long value;
+	int node;
+
+	*sum = 0;
+	for (node = 0; node < 64; node++) {
+		snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/%s", node, file);
+		if (lookup(path, key, &value))
+			*sum += value;
+		else if (!node)
+			return false;
+	}
+	return true;
+}
+
+/* All files that have the gauge agree that it is what it was at the start, and @more. */
+static void check_gauge(struct __test_metadata *_metadata, long start, long more)
+{
+	long page_kb = getpagesize() / 1024, value = -1;
+
+	EXPECT_TRUE(lookup("/proc/vmstat", "nr_no_direct_map", &value));
+	EXPECT_EQ(start + more, value);
+	EXPECT_TRUE(lookup("/proc/meminfo", "NoDirectMap", &value));
+	EXPECT_EQ((start + more) * page_kb, value);
+	if (lookup_nodes("vmstat", "nr_no_direct_map", &value))
+		EXPECT_EQ(start + more, value);
+	if (lookup_nodes("meminfo", "NoDirectMap", &value))
+		EXPECT_EQ((start + more) * page_kb, value);
+}
+
+TEST_F(gmem, gauge_counts_what_is_out_now)
+{
+	long pages = SIZE / self->page_size, start = vm_stat("nr_no_direct_map"), value;
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS), secret;
+	char *mem = map(fd), *secret_mem;
+
+	EXPECT_TRUE(lookup("/proc/vmstat", "direct_map_leaked", &value));
+	EXPECT_FALSE(lookup("/proc/vmstat", "direct_map_zapped", &value));
+	EXPECT_FALSE(lookup("/proc/vmstat", "direct_map_restored", &value));
+
+	check_gauge(_metadata, start, 0);
+	mem[0] = 1;
+	check_gauge(_metadata, start, 1);
+	memset(mem, 1, SIZE);
+	check_gauge(_metadata, start, pages);
+	secret = one_page(self->vm, true, &secret_mem);
+	if (secret >= 0) {
+		secret_mem[0] = 1;
+		check_gauge(_metadata, start, pages + 1);
+		kvm_munmap(secret_mem, self->page_size);
+		close(secret);
+	}
+	ASSERT_EQ(0, punch(fd, 0, SIZE / 2));
+	/* A secretmem file is released with deferred work. */
+	for (int i = 0; i < 100 && vm_stat("nr_no_direct_map") != start + pages / 2; i++)
+		usleep(10000);
+	check_gauge(_metadata, start, pages / 2);
+	kvm_munmap(mem, SIZE);
+	close(fd);
+	check_gauge(_metadata, start, 0);
+}
+
+/* The kB that fdinfo says are out of the direct map, -1 if it says nothing. */
+static long fdinfo_kb(int fd)
+{
+	char path[64], line[256], expected[64];
+	long kb, found = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	TEST_ASSERT(f, "Cannot open %s", path);
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "no-direct-map: %ld", &kb) != 1)
+			continue;
+		snprintf(expected, sizeof(expected), "no-direct-map:\t%ld kB\n", kb);
+		TEST_ASSERT(!strcmp(line, expected), "%s has: %s", path, line);
+		found = kb;
+	}
+	fclose(f);
+	return found;
+}
+
+TEST_F(gmem, fdinfo_says_how_much_is_hidden)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	int other = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	int plain = vm_create_guest_memfd(self->vm, SIZE, FLAGS & ~GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+	long page_kb = self->page_size / 1024;
+	char *mem = map(fd);
+
+	EXPECT_EQ(0, fdinfo_kb(fd));
+	mem[0] = 1;
+	EXPECT_EQ(page_kb, fdinfo_kb(fd));
+	memset(mem, 1, SIZE);
+	EXPECT_EQ(SIZE / 1024, fdinfo_kb(fd));
+	ASSERT_EQ(0, punch(fd, SIZE / 4, SIZE / 2));
+	EXPECT_EQ(SIZE / 2 / 1024, fdinfo_kb(fd));
+
+	/* Each file has its own, and only what has the flag has the line. */
+	ASSERT_EQ(0, allocate(other, 0, self->page_size));
+	EXPECT_EQ(page_kb, fdinfo_kb(other));
+	EXPECT_EQ(SIZE / 2 / 1024, fdinfo_kb(fd));
+	ASSERT_EQ(0, allocate(plain, 0, SIZE));
+	EXPECT_EQ(-1, fdinfo_kb(plain));
+
+	ASSERT_EQ(0, punch(fd, 0, SIZE));
+	EXPECT_EQ(0, fdinfo_kb(fd));
+	kvm_munmap(mem, SIZE);
+	close(fd);
+	close(other);
+	close(plain);
+}
+
 static bool hibernation_is_offered(void)
 {
 	char text[128] = "[disabled]";
@@ -567,6 +878,68 @@ static bool hibernation_is_offered(void)
 	return !strstr(text, "[disabled]");
 }
 
+/* Whether @text has the number @n, on its own. */
+static bool has_number(const char *text, long n)
+{
+	while (*text) {
+		char *end;
+
+		if (!isdigit(*text)) {
+			text++;
+			continue;
+		}
+		if (strtol(text, &end, 10) == n)
+			return true;
+		text = end;
+	}
+	return false;
+}
+
+/*
+ * Whether the records that follow in the log say how much memory is out of the direct map,
+ * and name this process as an owner.
+ */
+static bool refusal_is_logged(int kmsg)
+{
+	long pages = vm_stat("nr_no_direct_map"), kb = pages * (getpagesize() / 1024);
+	bool amount = false, owner = false;
+	char record[2048], comm[32] = "";
+	ssize_t len;
+	FILE *f;
+
+	f = fopen("/proc/self/comm", "r");
+	TEST_ASSERT(f && fgets(comm, sizeof(comm), f), "Cannot read /proc/self/comm");
+	fclose(f);
+	comm[strcspn(comm, "\n")] = '\0';
+
+	for (;;) {
+		char *text;
+
+		len = read(kmsg, record, sizeof(record) - 1);
+		/* The next record was overwritten. */
+		if (len < 0 && errno == EPIPE)
+			continue;
+		if (len <= 0)
+			break;
+		record[len] = '\0';
+		text = strchr(record, ';');
+		if (!text)
+			continue;
+		amount |= has_number(text, kb) || has_number(text, pages);
+		owner |= strstr(text, comm) && has_number(text, getpid());
+	}
+	return amount && owner;
+}
+
+/* Opens the log behind all that is in it. */
+static int open_log(void)
+{
+	int kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+
+	TEST_ASSERT(kmsg >= 0 && lseek(kmsg, 0, SEEK_END) >= 0, "Cannot read /dev/kmsg");
+	return kmsg;
+}
+
 /*
  * An image of all memory would have this memory in it. The order matters: whoever
  * had /dev/snapshot open before there was such memory must not get an image either.
@@ -574,7 +947,7 @@ static bool hibernation_is_offered(void)
 static void refuse_hibernation(struct __test_metadata *_metadata, struct kvm_vm *vm,
 			       bool secretmem)
 {
-	int snapshot = open("/dev/snapshot", O_RDONLY), fd, in_suspend = 0;
+	int snapshot = open("/dev/snapshot", O_RDONLY), fd, in_suspend = 0, kmsg = open_log();
 	char *mem;
 
 	ASSERT_GE(snapshot, 0);
@@ -582,6 +955,7 @@ static void refuse_hibernation(struct __test_metadata *_metadata, struct kvm_vm 
 	if (fd < 0 && secretmem) {
 		TH_LOG("no memfd_secret() here");
 		close(snapshot);
+		close(kmsg);
 		return;
 	}
 	ASSERT_GE(fd, 0);
@@ -592,6 +966,7 @@ static void refuse_hibernation(struct __test_metadata *_metadata, struct kvm_vm 
 	EXPECT_EQ(-1, ioctl(snapshot, SNAPSHOT_CREATE_IMAGE, &in_suspend));
 	EXPECT_EQ(EPERM, errno);
 	ASSERT_EQ(0, ioctl(snapshot, SNAPSHOT_UNFREEZE));
+	EXPECT_TRUE(refusal_is_logged(kmsg));
 	close(snapshot);
 
 	/* The file is gone, the memory is not. */
@@ -600,6 +975,8 @@ static void refuse_hibernation(struct __test_metadata *_metadata, struct kvm_vm 
 	errno = 0;
 	EXPECT_EQ(-1, open("/dev/snapshot", O_RDONLY));
 	EXPECT_EQ(EPERM, errno);
+	EXPECT_TRUE(refusal_is_logged(kmsg));
+	close(kmsg);
 
 	kvm_munmap(mem, getpagesize());
 	for (int i = 0; i < 100 && !hibernation_is_offered(); i++)
@@ -614,6 +991,86 @@ TEST_F(gmem, hibernation_is_refused_while_there_is_such_memory)
 
 	refuse_hibernation(_metadata, self->vm, false);
 	refuse_hibernation(_metadata, self->vm, true);
+}
+
+static bool hibernation_is_allowed(void)
+{
+	int snapshot = open("/dev/snapshot", O_RDONLY);
+
+	if (snapshot < 0)
+		return false;
+	close(snapshot);
+	return hibernation_is_offered();
+}
+
+/* An image must not have such pages; a file without any is harmless. */
+TEST_F(gmem, hibernation_is_allowed_while_files_are_empty)
+{
+	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS), secret;
+	char *mem = map(fd), *secret_mem;
+
+	if (!hibernation_is_allowed())
+		SKIP(kvm_munmap(mem, SIZE); close(fd); return,
+		     "This kernel cannot hibernate, or not any more: pages were leaked");
+
+	secret = one_page(self->vm, true, &secret_mem);
+	EXPECT_TRUE(hibernation_is_allowed());
+	if (secret >= 0) {
+		kvm_munmap(secret_mem, self->page_size);
+		close(secret);
+	}
+
+	mem[0] = 1;
+	EXPECT_FALSE(hibernation_is_allowed());
+	ASSERT_EQ(0, punch(fd, 0, self->page_size));
+	EXPECT_TRUE(hibernation_is_allowed());
+	kvm_munmap(mem, SIZE);
+	close(fd);
+}
+
+/* The owner of an empty file does not prevent hibernation, so must not be named. */
+TEST_F(gmem, log_names_an_owner_who_has_pages)
+{
+	const long pages = 37;
+	int ready[2], fd, kmsg;
+	char byte, *mem;
+	pid_t child;
+
+	if (!hibernation_is_allowed())
+		SKIP(return, "This kernel cannot hibernate, or not any more: pages were leaked");
+
+	for (int before = 0; before <= 1; before++) {
+		ASSERT_EQ(0, pipe(ready));
+		fd = before ? vm_create_guest_memfd(self->vm, SIZE, FLAGS) : -1;
+		child = fork();
+		ASSERT_GE(child, 0);
+		if (!child) {
+			struct kvm_vm *vm = vm_create_barebones();
+
+			vm_create_guest_memfd(vm, SIZE, FLAGS);
+			if (write(ready[1], "", 1) == 1)
+				pause();
+			_exit(1);
+		}
+		ASSERT_EQ(1, read(ready[0], &byte, 1));
+		if (!before)
+			fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+		mem = map(fd);
+		memset(mem, 1, pages * self->page_size);
+		kmsg = open_log();
+		EXPECT_FALSE(hibernation_is_allowed());
+		EXPECT_TRUE(refusal_is_logged(kmsg)) {
+			TH_LOG("created %s the other's file", before ? "before" : "after");
+		}
+
+		close(kmsg);
+		kill(child, SIGKILL);
+		ASSERT_EQ(child, waitpid(child, NULL, 0));
+		kvm_munmap(mem, SIZE);
+		close(fd);
+		close(ready[0]);
+		close(ready[1]);
+	}
 }
 
 struct storm {
@@ -780,6 +1237,7 @@ TEST_F_TIMEOUT(gmem, a_split_without_memory_is_an_error, LONG)
 TEST_F_TIMEOUT(gmem, a_failing_restore_leaks_and_is_counted, LONG)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	long start = vm_stat("nr_no_direct_map");
 
 	ASSERT_EQ(0, allocate(fd, 0, SIZE));
 	if (!inject("fail_function", "folio_restore_direct_map", "100", "8"))
@@ -787,10 +1245,14 @@ TEST_F_TIMEOUT(gmem, a_failing_restore_leaks_and_is_counted, LONG)
 	EXPECT_EQ(0, punch(fd, 0, SIZE));
 	stop_injecting("fail_function");
 
-	EXPECT_EQ(self->leaked + 8, vm_event("direct_map_leaked"));
+	EXPECT_EQ(self->leaked + 8, vm_stat("direct_map_leaked"));
 	EXPECT_EQ(self->hidden, hidden_pages());
 	if (self->direct_map >= 0)
 		EXPECT_EQ(self->direct_map - 8, direct_map_pages());
+	/* What was leaked is out of the direct map, and in the way of an image. */
+	check_gauge(_metadata, start, 8);
+	EXPECT_FALSE(hibernation_is_offered());
+	EXPECT_EQ(0, fdinfo_kb(fd));
 	close(fd);
 
 	/*
@@ -814,8 +1276,8 @@ TEST_F(gmem, a_poisoned_page_is_leaked_and_stays_poisoned)
 
 	for (int secretmem = 0; secretmem <= 1; secretmem++) {
 		for (int dirty = 0; dirty <= 1; dirty++) {
-			long leaked = vm_event("direct_map_leaked");
-			long restored = vm_event("direct_map_restored");
+			long leaked = vm_stat("direct_map_leaked");
+			long start = vm_stat("nr_no_direct_map");
 			char *mem, text[32];
 			int fd = one_page(self->vm, secretmem, &mem);
 
@@ -838,12 +1300,12 @@ TEST_F(gmem, a_poisoned_page_is_leaked_and_stays_poisoned)
 			close(fd);
 
 			/* secretmem and guest_memfd files are released with deferred work. */
-			for (int i = 0; i < 100 && vm_event("direct_map_leaked") == leaked; i++)
+			for (int i = 0; i < 100 && vm_stat("direct_map_leaked") == leaked; i++)
 				usleep(10000);
-			EXPECT_EQ(leaked + 1, vm_event("direct_map_leaked")) {
+			EXPECT_EQ(leaked + 1, vm_stat("direct_map_leaked")) {
 				TH_LOG("secretmem %d dirty %d", secretmem, dirty);
 			}
-			EXPECT_EQ(restored, vm_event("direct_map_restored"));
+			EXPECT_EQ(start + 1, vm_stat("nr_no_direct_map"));
 			EXPECT_FALSE(write_file(DEBUGFS "hwpoison/unpoison-pfn", text));
 		}
 	}
