@@ -441,7 +441,7 @@ impl<'a, T> SharedInvalidateGuard<'a, T> {
     ///
     /// `data` is valid for `'a`, and is reached through guards of this lock only.
     #[inline]
-    pub(crate) unsafe fn try_new(mapping: &'a AddressSpace, data: NonNull<T>) -> Option<Self> {
+    pub unsafe fn try_new(mapping: &'a AddressSpace, data: NonNull<T>) -> Option<Self> {
         // SAFETY: By the type invariants, this is valid.
         if unsafe { bindings::filemap_invalidate_trylock_shared(mapping.as_ptr()) } == 0 {
             return None;

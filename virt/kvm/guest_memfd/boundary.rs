@@ -14,6 +14,7 @@ use crate::{
         Memory,
         FS, //
     },
+    memory_failure,
     range::{
         self,
         Placement, //
@@ -26,7 +27,10 @@ use core::{
 };
 use kernel::{
     bindings,
-    error::from_result,
+    error::{
+        from_result,
+        to_result, //
+    },
     ffi::c_void,
     fs::{
         file::LocalFile,
@@ -350,7 +354,7 @@ pub(crate) fn make_private(vm: &Vm, gfn: u64, folio: &LockedFolio<'_>, index: us
         let pfn = folio.pfn_at(index) as bindings::kvm_pfn_t;
         // SAFETY: The virtual machine is valid.
         let ret = unsafe { bindings::gmem_make_private(vm.as_ptr(), gfn, pfn, 1) };
-        kernel::error::to_result(ret)
+        to_result(ret)
     }
     #[cfg(not(CONFIG_HAVE_KVM_ARCH_GMEM_CONVERT))]
     {
@@ -368,6 +372,12 @@ pub(crate) fn reclaim(folio: &FreedFolio) {
     };
     #[cfg(not(CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM))]
     let _ = folio;
+}
+
+/// Has [`memory_failure::unmap`] called from a work item.
+pub(crate) fn defer_memory_failure(inode: &Inode<Memory>, pages: Range<usize>) {
+    // SAFETY: The inode is valid.
+    unsafe { bindings::gmem_defer_memory_failure(inode.as_ptr(), pages.start, pages.end) };
 }
 
 /// Creates an inode that carries `data`, and `view` behind its `invalidate_lock`.
@@ -420,7 +430,12 @@ unsafe extern "C" fn kvm_gmem_init(module: *mut bindings::module) -> c_int {
     from_result(|| {
         // SAFETY: By the safety requirements, there are no files yet.
         unsafe { FILES.set_owner(module) };
-        let mount = FS.mount()?;
+        // SAFETY: By the safety requirements, there is none.
+        to_result(unsafe { bindings::gmem_create_workqueue() })?;
+        // SAFETY: Just created, and nobody uses it.
+        let mount = FS
+            .mount()
+            .inspect_err(|_| unsafe { bindings::gmem_destroy_workqueue() })?;
         // SAFETY: By the safety requirements, nobody uses it yet.
         unsafe { *MOUNT.0.get() = Some(mount) };
         Ok(0)
@@ -434,6 +449,9 @@ unsafe extern "C" fn kvm_gmem_init(module: *mut bindings::module) -> c_int {
 /// Called after that, when there are no virtual machines and no files any more.
 #[export]
 unsafe extern "C" fn kvm_gmem_exit() {
+    // Work items have references to inodes, until they are done.
+    // SAFETY: By the safety requirements, it was created, and there are no files to add work.
+    unsafe { bindings::gmem_destroy_workqueue() };
     // SAFETY: By the safety requirements, nobody uses it any more.
     unsafe { *MOUNT.0.get() = None };
 }
@@ -572,6 +590,21 @@ unsafe extern "C" fn kvm_gmem_unbind(slot: *mut bindings::kvm_memory_slot) {
     unsafe { bindings::gmem_slot_clear_file(slot.as_ptr()) };
 }
 
+/// Unmaps pages that have an error from guests, for [`defer_memory_failure`].
+///
+/// # Safety
+///
+/// The inode is that of a guest_memfd, and valid.
+#[export]
+unsafe extern "C" fn gmem_unmap_memory_failure(
+    inode: *mut bindings::inode,
+    start: c_ulong,
+    end: c_ulong,
+) {
+    // SAFETY: By the safety requirements.
+    memory_failure::unmap(unsafe { Inode::from_raw(inode) }, start..end);
+}
+
 /// Finds the page behind `gfn`, with a reference that is the caller's.
 ///
 /// # Safety
@@ -616,7 +649,6 @@ mod private {
         populate,
         Source, //
     };
-    use kernel::error::to_result;
 
     /// Is the memory at `gfn` private to the guest?
     pub(crate) fn is_private(vm: &Vm, gfn: u64) -> bool {

@@ -18,14 +18,14 @@
 //!   mapping->invalidate_lock          who changes bindings or removes folios has it for writing,
 //!                                     who adds folios to order, or walks bindings, for reading
 //!     folio lock                      one at a time; a batch of new ones
+//!     kvm->gpc_aliases.lock           unmapping from KVM itself
 //!     kvm->mmu_lock                   unmapping from guests
 //!       Bindings' own spinlock        one lookup or change
 //! ```
 //!
 //! A page fault, of userspace or of a guest, takes only the folio lock, and the bindings' own.
-//! Memory failure comes with the folio locked, and takes `invalidate_lock` for reading after it:
-//! that is the wrong order, and deadlocks with a hole that is punched there at the same moment. So
-//! it is in C.
+//! Memory failure comes with the folio locked, and does not wait for `invalidate_lock`: if that is
+//! not free, a work item takes it later, with no folio locked.
 //!
 //! [`Folio`]: kernel::mm::folio::Folio
 //! [`LockedFolio`]: kernel::mm::folio::LockedFolio

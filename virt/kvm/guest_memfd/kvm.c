@@ -8,6 +8,8 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/kvm_host.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
 
 #include "../kvm_mm.h"
 #include "kvm.h"
@@ -139,6 +141,54 @@ void gmem_unmap_aliases(struct kvm *kvm, struct inode *inode,
 			unsigned long start, unsigned long end)
 {
 	kvm_gpc_unmap_gmem(kvm, inode->i_mapping, start, end);
+}
+
+static struct workqueue_struct *gmem_workqueue;
+
+int gmem_create_workqueue(void)
+{
+	gmem_workqueue = alloc_workqueue("kvm_gmem", WQ_UNBOUND, 0);
+	return gmem_workqueue ? 0 : -ENOMEM;
+}
+
+void gmem_destroy_workqueue(void)
+{
+	destroy_workqueue(gmem_workqueue);
+}
+
+struct gmem_memory_failure {
+	struct work_struct work;
+	struct inode *inode;
+	unsigned long start;
+	unsigned long end;
+};
+
+static void gmem_memory_failure_work(struct work_struct *work)
+{
+	struct gmem_memory_failure *failure =
+		container_of(work, struct gmem_memory_failure, work);
+
+	gmem_unmap_memory_failure(failure->inode, failure->start, failure->end);
+	iput(failure->inode);
+	kfree(failure);
+}
+
+void gmem_defer_memory_failure(struct inode *inode, unsigned long start,
+			       unsigned long end)
+{
+	struct gmem_memory_failure *failure;
+
+	/* An inode that is being evicted has no files, and so no guests. */
+	if (!igrab(inode))
+		return;
+
+	/* If this failed, guests would keep the page that has the error. */
+	failure = kmalloc_obj(*failure, GFP_KERNEL | __GFP_NOFAIL);
+	INIT_WORK(&failure->work, gmem_memory_failure_work);
+	failure->inode = inode;
+	failure->start = start;
+	failure->end = end;
+	queue_work(gmem_workqueue, &failure->work);
 }
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_CONVERT

@@ -20,7 +20,7 @@ struct inode;
 struct page;
 struct super_block;
 
-/* In Rust: boundary.rs. The other six are in guest_memfd.h. */
+/* In Rust: boundary.rs. Six more are in guest_memfd.h. */
 
 typedef int (*kvm_gmem_populate_cb)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
 				    struct page *page, void *opaque);
@@ -31,6 +31,9 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot,
 long kvm_gmem_populate(struct kvm *kvm, gfn_t start_gfn, void __user *src,
 		       long npages, bool may_writeback_src,
 		       kvm_gmem_populate_cb post_populate, void *opaque);
+
+void gmem_unmap_memory_failure(struct inode *inode, unsigned long start,
+			       unsigned long end);
 
 /* In C: kvm_main.c and kvm.c. */
 
@@ -71,6 +74,11 @@ void gmem_invalidate_unlock(struct kvm *kvm, bool flush);
 void gmem_invalidate_end(struct kvm *kvm);
 void gmem_unmap_aliases(struct kvm *kvm, struct inode *inode,
 			unsigned long start, unsigned long end);
+
+int gmem_create_workqueue(void);
+void gmem_destroy_workqueue(void);
+void gmem_defer_memory_failure(struct inode *inode, unsigned long start,
+			       unsigned long end);
 
 bool gmem_is_private(struct kvm *kvm, gfn_t gfn);
 int gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,

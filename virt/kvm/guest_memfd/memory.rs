@@ -58,7 +58,10 @@ use kernel::{
         },
         mempolicy::SharedPolicy, //
     },
+    page::PAGE_SHIFT,
     prelude::*,
+    seq_file::SeqFile,
+    seq_print,
     sync::{
         Arc,
         ArcBorrow, //
@@ -111,6 +114,15 @@ impl FileOperations for GuestMemfd {
         fallocate::fallocate(file.inode(), mode, offset, len)?;
         file.modified();
         Ok(())
+    }
+
+    fn show_fdinfo(file: &OpenFile<Self>, m: &SeqFile) {
+        let mapping = file.inode().mapping();
+
+        if mapping.no_direct_map() {
+            let kib = mapping.page_count() << (PAGE_SHIFT - 10);
+            seq_print!(m, "no-direct-map:\t{} kB\n", kib);
+        }
     }
 
     /// The memory stays: that goes with the inode.

@@ -19,6 +19,15 @@ use kernel::{
     }, //
 };
 
+/// Unmaps `pages` from guests, which have an error, and stay in the file until they are removed.
+///
+/// Context: with no folio locked.
+pub(crate) fn unmap(inode: &Inode<Memory>, pages: Range<usize>) {
+    let locked = inode.invalidate_lock_shared();
+
+    drop(invalidate::start(inode, &locked, pages));
+}
+
 impl AddressSpaceOperations for GuestMemfd {
     type Inode = Memory;
 
@@ -27,9 +36,11 @@ impl AddressSpaceOperations for GuestMemfd {
     /// What becomes of the range is for userspace to decide. A guest that touches the page again
     /// has KVM find out, which tells the VMM.
     fn memory_failure(inode: &Inode<Memory>, pages: Range<usize>) {
-        let locked = inode.invalidate_lock_shared();
-
-        drop(invalidate::start(inode, &locked, pages));
+        // Punching a hole waits for the folio, which is locked here, and has this lock.
+        match inode.try_invalidate_lock_shared() {
+            Some(locked) => drop(invalidate::start(inode, &locked, pages)),
+            None => boundary::defer_memory_failure(inode, pages),
+        }
     }
 
     fn free_folio(folio: FreedFolio) {
