@@ -33,7 +33,6 @@ mod tests {
         },
         ffi::{
             c_int,
-            c_long,
             c_uint,
             c_void, //
         },
@@ -482,7 +481,7 @@ mod tests {
     }
 
     /// Pages that are out of the direct map, as `/proc/vmstat` has it, and hibernation.
-    fn counted() -> c_long {
+    fn counted() -> i64 {
         const ITEM: usize = bindings::node_stat_item_NR_NO_DIRECT_MAP as usize;
 
         // SAFETY: An atomic counter, which is read as `atomic_long_read()` does.
@@ -519,7 +518,7 @@ mod tests {
                 mapping.space().as_ptr(),
                 folio,
                 index,
-                GFP_KERNEL.as_raw(),
+                bindings::GFP_KERNEL,
             );
             if ret == 0 {
                 bindings::folio_unlock(folio);
