@@ -62,7 +62,7 @@ mod tests {
     extern "C" {
         fn vmalloc_noprof(size: usize) -> *mut c_void;
         fn vfree(addr: *const c_void);
-        fn vm_map_ram(pages: *mut *mut bindings::page, count: c_uint, node: c_int) -> *mut c_void;
+        fn vm_map_ram(pages: *mut *mut c_void, count: c_uint, node: c_int) -> *mut c_void;
         fn vm_unmap_ram(mem: *const c_void, count: c_uint);
     }
 
@@ -569,7 +569,7 @@ mod tests {
         let (mut before, mut after) = (0, 0);
         for index in 0..ROUNDS {
             let folio = secret(0)?;
-            let mut page: *mut bindings::page = folio.as_ptr().cast();
+            let mut page: *mut c_void = folio.as_ptr().cast();
             // SAFETY: One page, which is ours.
             let addr = unsafe { vm_map_ram(&raw mut page, 1, -1) };
             if addr.is_null() {
