@@ -98,6 +98,6 @@ impl Drop for Functions {
     fn drop(&mut self) {
         // Nothing can be done about it if this fails; what is counted then will tell.
         let _ = fs::write(format!("{FAIL_FUNCTION}/probability"), "0");
-        let _ = fs::write(format!("{FAIL_FUNCTION}/inject"), "");
+        let _ = fs::write(format!("{FAIL_FUNCTION}/inject"), "\n");
     }
 }

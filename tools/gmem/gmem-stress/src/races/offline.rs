@@ -2,6 +2,8 @@
 
 //! Offlining a block of memory that has a page out of the direct map fails, or ends on a signal.
 //! The page stays what and where it is.
+//!
+//! (arm64 never offlines memory that was there at boot.)
 
 use std::{fs, time::Duration};
 
@@ -24,16 +26,19 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 const PATTERN: u64 = 0x6d65_6d66_645f_7365;
 
-/// Tries to offline the block of memory at that address, and returns how that ended: a status of 0
-/// is a success.
-fn offline(physical: u64) -> Result<End, Error> {
+/// The size of a block of memory.
+fn block_size() -> Result<u64, Error> {
     let size = fs::read_to_string(format!("{BLOCKS}/block_size_bytes"))
         .map_err(call("the size of a block of memory"))?;
-    let size = u64::from_str_radix(size.trim(), 16)
+    u64::from_str_radix(size.trim(), 16)
         .ok()
         .filter(|size| *size > 0)
-        .ok_or_else(|| Error::Race(format!("a block of memory has the size {size}")))?;
-    let state = format!("{BLOCKS}/memory{}/state", physical / size);
+        .ok_or_else(|| Error::Race(format!("a block of memory has the size {size}")))
+}
+
+/// Tries to offline a block of memory, and returns how that ended: a status of 0 is a success.
+fn offline(block: u64) -> Result<End, Error> {
+    let state = format!("{BLOCKS}/memory{block}/state");
     let mut process = Process::spawn(|| {
         // SAFETY: It has no effect on memory.
         unsafe { libc::alarm(ALARM) };
@@ -49,50 +54,70 @@ fn offline(physical: u64) -> Result<End, Error> {
     Ok(end)
 }
 
-pub fn round() -> Result<(), Error> {
-    let guest = Guest::new(1)?;
-    let page = guest.data.get_slice(0, PAGE_SIZE)?;
-    page.write_obj(PATTERN, 0)?;
-    let pagemap = Pagemap::open()?;
-    let physical = || {
-        pagemap
-            .physical(guest.data.as_ptr())
-            .map_err(call("reading the pagemap"))
-    };
-    let at = physical()?;
-    let stays = |what: &str| {
-        if offline(at)? == End::Exit(0) {
-            return Err(Error::Race(format!("a block with {what} can be offlined")));
+/// A guest whose page of data is not in the first block, which has holes, and cannot be offlined
+/// for that alone. Returns its physical address, too.
+fn guest(pagemap: &Pagemap, size: u64) -> Result<(Guest, u64), Error> {
+    let mut ballast = Vec::new();
+    loop {
+        let guest = Guest::new(1)?;
+        guest.data.get_slice(0, PAGE_SIZE)?.write_obj(PATTERN, 0)?;
+        let at = physical(pagemap, &guest)?;
+        if at >= size {
+            return Ok((guest, at));
         }
-        if physical()? != at || page.read_obj::<u64>(0)? != PATTERN {
+        // So that the next one is elsewhere.
+        ballast.push(vec![1u8; size as usize / 2]);
+        if ballast.len() > 4 {
+            return Err(Error::Race("all memory is in the first block".into()));
+        }
+    }
+}
+
+fn physical(pagemap: &Pagemap, guest: &Guest) -> Result<u64, Error> {
+    pagemap
+        .physical(guest.data.as_ptr())
+        .map_err(call("reading the pagemap"))
+}
+
+pub fn round() -> Result<(), Error> {
+    let pagemap = Pagemap::open()?;
+    let size = block_size()?;
+    let (guest, at) = guest(&pagemap, size)?;
+    let stays = |what: &str| {
+        match offline(at / size)? {
+            End::Exit(libc::EBUSY | libc::EINTR) | End::Signal(libc::SIGALRM) => (),
+            end => {
+                return Err(Error::Race(format!(
+                    "offlining a block with {what} ended with {end:?}"
+                )));
+            }
+        }
+        let pattern: u64 = guest.data.get_slice(0, PAGE_SIZE)?.read_obj(0)?;
+        if physical(&pagemap, &guest)? != at || pattern != PATTERN {
             return Err(Error::Race(format!("{what} is not what it was")));
         }
         Ok(())
     };
     stays("a hidden page")?;
 
-    #[cfg(target_arch = "x86_64")]
-    {
-        let vcpu = guest.vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
-        set_clock(&vcpu, PAGE + PAGE / 2)?;
-        stays("a clock's page")?;
-    }
+    let vcpu = guest.vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
+    set_clock(&vcpu, PAGE + PAGE / 2)?;
+    stays("a clock's page")?;
 
-    // A leaked page is nobody's, so that nothing has to stay.
-    fs::write(
+    // A leaked page is nobody's, so that nothing has to stay. (That the page is still in use makes
+    // memory failure report an error.)
+    let _ = fs::write(
         "/sys/kernel/debug/hwpoison/corrupt-pfn",
         (at / PAGE).to_string(),
-    )
-    .map_err(call("hwpoison"))?;
+    );
     guest
         .memory
         .punch_hole(PAGE, PAGE)
         .map_err(call("fallocate"))?;
-    offline(at).map(drop)
+    offline(at / size).map(drop)
 }
 
 /// Has KVM write kvm-clock to that address of the guest, and keep a mapping of the page.
-#[cfg(target_arch = "x86_64")]
 fn set_clock(vcpu: &kvm_ioctls::VcpuFd, at: u64) -> Result<(), Error> {
     const MSR_KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
     const ENABLED: u64 = 1;

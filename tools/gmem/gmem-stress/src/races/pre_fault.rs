@@ -28,8 +28,10 @@ ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, KVMIO, 0xd5, kvm_pre_fault_memory);
 const PAGES: u64 = 1024;
 /// How far it has to get, and for how long it runs at least.
 const PROGRESS: u64 = 16;
-const LENGTH: Duration = Duration::from_millis(50);
-/// How long the one and the other may take on an emulated machine with checks.
+const LENGTH: Duration = Duration::from_millis(500);
+/// How long the slot stays, at most, in microseconds.
+const BOUND_FOR: u64 = 20_000;
+/// How long that and the end may take on an emulated machine with checks.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A number that a process and its children share.
@@ -182,7 +184,7 @@ fn race(pages: &Shared, mut rng: Rng) -> Result<std::convert::Infallible, Error>
             loop {
                 GuestMemfd::unbind(&guest.vm, DATA)?;
                 guest.bind_data()?;
-                thread::sleep(Duration::from_micros(pauses.below(3000)));
+                thread::sleep(Duration::from_micros(pauses.below(BOUND_FOR)));
             }
         }),
         Box::new(move || {

@@ -6,6 +6,7 @@
 
 use std::{
     os::fd::{AsRawFd, BorrowedFd},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -38,8 +39,10 @@ ioctl_iow_nr!(
 const PAGES: u64 = 4;
 /// `KVM_XEN_INVALID_GFN` and `KVM_XEN_INVALID_GPA`: none.
 const NONE: u64 = u64::MAX;
-/// 12,000 rounds take ten minutes.
-const LENGTH: Duration = Duration::from_millis(50);
+/// 1,200 rounds take ten minutes.
+const LENGTH: Duration = Duration::from_millis(500);
+/// How long the data stays bound, at most, in microseconds.
+const BOUND_FOR: u64 = 20_000;
 
 const SET: usize = 0;
 const CLEARED: usize = 1;
@@ -169,10 +172,12 @@ fn round(successes: &Successes<6>, rng: &mut Rng) -> Result<(), Error> {
         successes.count(PUNCHED, result.as_ref());
         result.map_err(call("fallocate"))
     })));
+    let mut pauses = rng.fork();
     acts.push(until_end(Box::new(move || {
         GuestMemfd::unbind(&guest.vm, DATA)?;
         let result = guest.bind_data();
         successes.count(BOUND, result.as_ref());
+        thread::sleep(Duration::from_micros(pauses.below(BOUND_FOR)));
         result
     })));
     let mut ports = rng.fork();
