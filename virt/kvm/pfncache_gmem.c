@@ -12,7 +12,8 @@
  * how often a cache moves to another page.  So an alias without a cache is
  * retired: it stays, and with it a reference to its page, until a cache wants
  * that page again.  Retired aliases are removed all at once: when there are too
- * many, a second after one retired, or when another alias has to go anyway.
+ * many, but not more often than MIN_PURGE_INTERVAL, a second after one retired,
+ * or when another alias has to go anyway.
  *
  * kvm->gpc_aliases.lock protects the list, the aliases and gpc->alias.  It nests
  * inside gpc->refresh_lock, and inside the invalidate_lock and the folio lock
@@ -28,6 +29,7 @@
 #include "kvm_mm.h"
 
 #define MAX_RETIRED	32
+#define MIN_PURGE_INTERVAL	((long)HZ / 10)
 
 struct kvm_gpc_alias {
 	struct list_head list;
@@ -67,6 +69,17 @@ static void kvm_gpc_purge_aliases(struct kvm *kvm)
 			kvm_gpc_free_alias(kvm, alias);
 	}
 	kvm->gpc_aliases.nr_retired = 0;
+	kvm->gpc_aliases.purged = jiffies;
+}
+
+/* How long to wait before another alias may retire, in jiffies. */
+static long kvm_gpc_pause(struct kvm *kvm)
+{
+	long pause = READ_ONCE(kvm->gpc_aliases.purged) + MIN_PURGE_INTERVAL - jiffies;
+
+	if (READ_ONCE(kvm->gpc_aliases.nr_retired) < MAX_RETIRED)
+		return 0;
+	return clamp(pause, 0L, MIN_PURGE_INTERVAL);
 }
 
 static void kvm_gpc_purge_work(struct work_struct *work)
@@ -83,10 +96,8 @@ static void kvm_gpc_release_alias(struct kvm *kvm, struct kvm_gpc_alias *alias)
 	if (--alias->users)
 		return;
 
-	if (++kvm->gpc_aliases.nr_retired > MAX_RETIRED)
-		kvm_gpc_purge_aliases(kvm);
-	else
-		schedule_delayed_work(&kvm->gpc_aliases.purge, HZ);
+	kvm->gpc_aliases.nr_retired++;
+	schedule_delayed_work(&kvm->gpc_aliases.purge, HZ);
 }
 
 /**
@@ -114,7 +125,8 @@ void kvm_gpc_put_alias(struct gfn_to_pfn_cache *gpc)
 }
 
 /*
- * Finds or adds the alias of @page.  Consumes the reference to @page.
+ * Finds or adds the alias of @page.  Consumes the reference to @page.  Adds none,
+ * with -EAGAIN, if that could retire one too soon after the last purge.
  *
  * The list is as long as that of the caches and MAX_RETIRED, and each MMU
  * notifier walks the former with a lock for each.  What was used last is first.
@@ -130,14 +142,23 @@ static struct kvm_gpc_alias *kvm_gpc_get_alias(struct kvm *kvm, struct page *pag
 		put_page(page);
 		if (!alias->users++)
 			kvm->gpc_aliases.nr_retired--;
-		list_move(&alias->list, &kvm->gpc_aliases.list);
+		/* A list with one entry must not look empty, not for a moment. */
+		if (!list_is_first(&alias->list, &kvm->gpc_aliases.list))
+			list_move(&alias->list, &kvm->gpc_aliases.list);
 		return alias;
 	}
+
+	if (kvm_gpc_pause(kvm)) {
+		put_page(page);
+		return ERR_PTR(-EAGAIN);
+	}
+	if (kvm->gpc_aliases.nr_retired >= MAX_RETIRED)
+		kvm_gpc_purge_aliases(kvm);
 
 	alias = kzalloc_obj(*alias, GFP_KERNEL_ACCOUNT);
 	if (!alias) {
 		put_page(page);
-		return NULL;
+		return ERR_PTR(-ENOMEM);
 	}
 
 	alias->page = page;
@@ -178,8 +199,8 @@ static int kvm_gpc_map_alias(struct gfn_to_pfn_cache *gpc, unsigned long seq)
 	guard(mutex)(&kvm->gpc_aliases.lock);
 
 	alias = kvm_gpc_get_alias(kvm, page);
-	if (!alias)
-		return -ENOMEM;
+	if (IS_ERR(alias))
+		return PTR_ERR(alias);
 
 	/*
 	 * guest_memfd starts an invalidation under mmu_lock, and then looks at
@@ -260,7 +281,8 @@ int kvm_gpc_map_gmem(struct gfn_to_pfn_cache *gpc)
  * kvm_gpc_wait - wait for the end of what a cache met when it was refreshed
  * @gpc: The cache, for which there was -EAGAIN.
  *
- * An invalidation can take as long as it takes to free a whole file.
+ * An invalidation can take as long as it takes to free a whole file.  A guest
+ * that has its clock moved all the time waits between flushes.
  *
  * Context: Sleeps.  Must not hold gpc->refresh_lock, for which others would wait
  * without a look at their signals.
@@ -271,10 +293,15 @@ int kvm_gpc_wait(struct gfn_to_pfn_cache *gpc)
 	gfn_t gfn = gpa_to_gfn(READ_ONCE(gpc->gpa));
 	struct kvm *kvm = gpc->kvm;
 	unsigned long seq;
+	long pause;
 
 	if (signal_pending(current) ||
 	    wait_event_interruptible(kvm->gpc_aliases.wait,
 				     kvm_gpc_is_quiet(kvm, gfn, &seq)))
+		return -EINTR;
+
+	pause = kvm_gpc_pause(kvm);
+	if (pause && schedule_timeout_interruptible(pause))
 		return -EINTR;
 
 	return 0;
@@ -357,6 +384,7 @@ void kvm_gpc_init_aliases(struct kvm *kvm)
 {
 	mutex_init(&kvm->gpc_aliases.lock);
 	INIT_LIST_HEAD(&kvm->gpc_aliases.list);
+	kvm->gpc_aliases.purged = jiffies;
 	INIT_DELAYED_WORK(&kvm->gpc_aliases.purge, kvm_gpc_purge_work);
 	init_waitqueue_head(&kvm->gpc_aliases.wait);
 }
@@ -365,6 +393,6 @@ void kvm_gpc_destroy_aliases(struct kvm *kvm)
 {
 	cancel_delayed_work_sync(&kvm->gpc_aliases.purge);
 
-	/* A file has a reference to its VM, and takes its aliases along. */
+	/* A file has a reference to its VM, and has taken its aliases along. */
 	WARN_ON_ONCE(!list_empty(&kvm->gpc_aliases.list));
 }
