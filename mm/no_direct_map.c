@@ -11,6 +11,7 @@
 
 #include <linux/error-injection.h>
 #include <linux/fdtable.h>
+#include <linux/file.h>
 #include <linux/folio_batch.h>
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
@@ -84,9 +85,16 @@ static int folio_zap_noflush(struct folio *folio)
 		count_no_direct_map(folio, nr);
 		err = set_direct_map_valid_noflush((unsigned long)folio_address(folio),
 						   nr, false);
-		/* Some of the entries may be gone, some not. */
-		if (unlikely(err))
-			folio_restore_or_leak(folio);
+		/*
+		 * Some of the entries may be gone, some not. If none is, there
+		 * is nothing to restore, which could fail for the same reason.
+		 */
+		if (unlikely(err)) {
+			if (direct_map_is(&folio->page, nr, true))
+				count_no_direct_map(folio, -nr);
+			else
+				folio_restore_or_leak(folio);
+		}
 	}
 
 	trace_folio_zap_direct_map(folio, err);
@@ -249,8 +257,10 @@ void filemap_restore_folio(struct folio *folio)
 	might_sleep();
 
 	if (likely(folio_restore_or_leak(folio))) {
-		for (i = 0; i < folio_nr_pages(folio); i++)
+		for (i = 0; i < folio_nr_pages(folio); i++) {
 			clear_highpage(folio_page(folio, i));
+			cond_resched();
+		}
 		return;
 	}
 
@@ -270,14 +280,14 @@ void filemap_restore_folio(struct folio *folio)
  * @present: Whether they should be in the direct map.
  *
  * Return: true if all of the pages are in the direct map, or all are out of it,
- * as @present says. Always true for highmem.
+ * as @present says. Pages in highmem, and with a hardware error, do not count.
  */
 bool direct_map_is(struct page *page, unsigned long nr, bool present)
 {
 	unsigned long i;
 
 	for (i = 0; !PageHighMem(page) && i < nr; i++) {
-		if (kernel_page_present(page + i) != present)
+		if (!PageHWPoison(page + i) && kernel_page_present(page + i) != present)
 			return false;
 	}
 	return true;
@@ -330,27 +340,31 @@ static bool task_has_hidden_pages(struct task_struct *task)
  */
 void no_direct_map_report(const char *what)
 {
+	struct task_struct *process, *task;
 	char comm[TASK_COMM_LEN] = "";
-	struct task_struct *task;
 	pid_t pid = 0;
 
 	if (!no_direct_map_pages())
 		return;
 
 	rcu_read_lock();
-	for_each_process(task) {
+	for_each_process_thread(process, task) {
+		/* The first thread may have exited, and most share its files. */
+		if (task != process && task->files == process->files)
+			continue;
 		if (task_has_hidden_pages(task)) {
 			get_task_comm(comm, task);
-			pid = task_pid_nr(task);
-			break;
+			pid = task_tgid_nr(task);
+			goto found;
 		}
 	}
+found:
 	rcu_read_unlock();
 
 	if (pid)
 		pr_warn("no %s with %lu kB out of the direct map: %s[%d] has some of it\n",
 			what, no_direct_map_pages() << (PAGE_SHIFT - 10), comm, pid);
 	else
-		pr_warn("no %s with %lu kB out of the direct map: it is leaked, or no process has it\n",
+		pr_warn("no %s with %lu kB out of the direct map: no process was found that has it\n",
 			what, no_direct_map_pages() << (PAGE_SHIFT - 10));
 }
