@@ -146,9 +146,13 @@ static int aliases(struct kvm_vm *vm)
  */
 static int aliases_later(struct kvm_vm *vm, int expected)
 {
-	for (int i = 0; i < 500 && aliases(vm) != expected; i++)
+	int count = aliases(vm);
+
+	for (int i = 0; i < 500 && count != expected; i++) {
 		usleep(10000);
-	return aliases(vm);
+		count = aliases(vm);
+	}
+	return count;
 }
 
 /* The first address in the kernel's list, 0 if it is empty. Hashed, without no_hash_pointers. */
@@ -289,24 +293,58 @@ TEST_F(clock, unused_aliases_go_with_their_memory)
 	}
 }
 
-/* KVM may keep some aliases for later, but not as many as a guest has pages. */
+/* Function-call interrupts of all CPUs. Flushes of kernel addresses are among them. */
+static long function_calls(void)
+{
+	char line[1024], *at, *end;
+	long sum = -1;
+	FILE *f;
+
+	f = fopen("/proc/interrupts", "r");
+	TEST_ASSERT(f, "Cannot open /proc/interrupts");
+	while (sum < 0 && fgets(line, sizeof(line), f)) {
+		at = strstr(line, "CAL:");
+		if (!at)
+			continue;
+		sum = 0;
+		for (at += 4; ; at = end) {
+			long count = strtol(at, &end, 10);
+
+			if (end == at)
+				break;
+			sum += count;
+		}
+	}
+	fclose(f);
+	TEST_ASSERT(sum >= 0, "No CAL in /proc/interrupts");
+	return sum;
+}
+
+/*
+ * KVM may keep aliases for later, but not as many as a guest has pages, nor flush one at
+ * a time.
+ */
 TEST_F(clock, unused_aliases_are_few)
 {
 	const int pages = 1000;
 	int fd = vm_create_guest_memfd(self->vm, pages * PAGE_SIZE, FLAGS), most = 0, count;
 	void *mem = kvm_mmap(pages * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	long calls;
 
 	ASSERT_EQ(0, allocate(fd, 0, pages * PAGE_SIZE));
 	vm_set_user_memory_region2(self->vm, LARGE_SLOT, KVM_MEM_GUEST_MEMFD, LARGE_GPA,
 				   pages * PAGE_SIZE, mem, fd, 0);
+	calls = function_calls();
 	for (int page = 0; page < pages; page++) {
 		move_clock(self->vcpu, LARGE_GPA + page * PAGE_SIZE);
 		count = vm_get_stat(self->vm, pfncache_aliases);
 		if (count > most)
 			most = count;
 	}
-	TH_LOG("up to %d aliases", most);
+	calls = function_calls() - calls;
+	TH_LOG("up to %d aliases, %ld function calls", most, calls);
 	EXPECT_LE(most, 128);
+	EXPECT_LE(calls, 400);
 	EXPECT_EQ(1, aliases_later(self->vm, 1));
 	kvm_munmap(mem, pages * PAGE_SIZE);
 	close(fd);
@@ -399,33 +437,6 @@ TEST_F(clock, vcpus_share_the_alias_of_a_page)
 	kvm_munmap(clocks, SIZE);
 	close(fd);
 	kvm_vm_free(vm);
-}
-
-/* Function-call interrupts of all CPUs. Flushes of kernel addresses are among them. */
-static long function_calls(void)
-{
-	char line[1024], *at, *end;
-	long sum = -1;
-	FILE *f;
-
-	f = fopen("/proc/interrupts", "r");
-	TEST_ASSERT(f, "Cannot open /proc/interrupts");
-	while (sum < 0 && fgets(line, sizeof(line), f)) {
-		at = strstr(line, "CAL:");
-		if (!at)
-			continue;
-		sum = 0;
-		for (at += 4; ; at = end) {
-			long count = strtol(at, &end, 10);
-
-			if (end == at)
-				break;
-			sum += count;
-		}
-	}
-	fclose(f);
-	TEST_ASSERT(sum >= 0, "No CAL in /proc/interrupts");
-	return sum;
 }
 
 #define WRITES	1000
@@ -701,7 +712,11 @@ static int read_kcore(void *arg)
 		break;
 	case KCORE_SENDFILE:
 		out = memfd_create("kcore", 0);
-		if (sendfile(out, kcore, &offset, PAGE_SIZE) <= 0)
+		ret = sendfile(out, kcore, &offset, PAGE_SIZE);
+		/* Addresses of vmalloc() are beyond what proc lets sendfile(2) reach. */
+		if (ret < 0 && errno == EOVERFLOW)
+			return 0;
+		if (ret <= 0)
 			break;
 		ret = pread(out, page, PAGE_SIZE, 0);
 		break;
@@ -748,7 +763,7 @@ static bool fail_on_behalf_of(const char *dir, const char *function)
 		{ "task-filter", "Y" }, { "ignore-gfp-wait", "N" },
 		/* Each of these is there for one kind only. */
 		{ "ignore-gfp-highmem", "N" }, { "min-order", "0" }, { "cache-filter", "N" },
-		{ "times", "1000" }, { "probability", "100" },
+		{ "times", "1000000" }, { "probability", "100" },
 	};
 	unsigned long address, start = 0, end = -1UL;
 	char path[128], name[128], text[32];
@@ -804,7 +819,7 @@ static int stop_failing(const char *dir)
 	f = fopen(path, "r");
 	TEST_ASSERT(f && fscanf(f, "%d", &times) == 1, "Cannot read %s", path);
 	fclose(f);
-	return 1000 - times;
+	return 1000000 - times;
 }
 
 /* A guest whose clock could not be written for lack of memory does not go without for ever. */
@@ -982,15 +997,18 @@ TEST_F_TIMEOUT(clock, kcore_survives_races, LONG)
 {
 	struct kcore_read r = {};
 	pthread_t threads[3];
+	int ret = 0;
 
 	run(self->vcpu);
-	if (kcore_offset(alias_address()) < 0)
+	r.offset = kcore_offset(alias_address());
+	if (r.offset < 0)
 		SKIP(return, "This kernel lacks CONFIG_PROC_KCORE, or no_hash_pointers");
 
 	pthread_create(&threads[0], NULL, punch_thread, &self->fd);
 	pthread_create(&threads[1], NULL, run_thread, self->vcpu);
 	pthread_create(&threads[2], NULL, slot_thread, self);
-	for (int round = 0; round < 100; round++) {
+	/* Something else may be there by the time of the read, so need not read as zeros. */
+	for (int round = 0; round < 100 && (ret == 0 || ret == 1); round++) {
 		unsigned long address = alias_address();
 		off_t offset = address ? kcore_offset(address) : -1;
 
@@ -998,17 +1016,14 @@ TEST_F_TIMEOUT(clock, kcore_survives_races, LONG)
 		if (offset >= 0)
 			r.offset = offset;
 		r.how = round % KCORE_WAYS;
-		if (!r.offset)
-			continue;
-		EXPECT_EQ(0, in_child(read_kcore, &r)) {
-			TH_LOG("way %d", r.how);
-			break;
-		}
+		ret = in_child(read_kcore, &r);
 	}
 	WRITE_ONCE(stop, true);
 	for (int i = 0; i < ARRAY_SIZE(threads); i++)
 		pthread_join(threads[i], NULL);
-	EXPECT_NE(0, r.offset);
+	EXPECT_TRUE(ret == 0 || ret == 1) {
+		TH_LOG("way %d: %d", r.how, ret);
+	}
 }
 
 /* Releases the file under a vCPU that keeps writing its clock. */
