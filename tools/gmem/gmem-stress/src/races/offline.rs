@@ -54,35 +54,62 @@ fn offline(block: u64) -> Result<End, Error> {
     Ok(end)
 }
 
-/// A guest whose page of data is not in the first block, which has holes, and cannot be offlined
-/// for that alone. Returns its physical address, too.
-fn guest(pagemap: &Pagemap, size: u64) -> Result<(Guest, u64), Error> {
-    let mut ballast = Vec::new();
-    loop {
-        let guest = Guest::new(1)?;
-        guest.data.get_slice(0, PAGE_SIZE)?.write_obj(PATTERN, 0)?;
-        let at = physical(pagemap, &guest)?;
-        if at >= size {
-            return Ok((guest, at));
-        }
-        // So that the next one is elsewhere.
-        ballast.push(vec![1u8; size as usize / 2]);
-        if ballast.len() > 4 {
-            return Err(Error::Race("all memory is in the first block".into()));
-        }
-    }
+/// The number of the last block of memory.
+fn last_block() -> Result<u64, Error> {
+    let entries = fs::read_dir(BLOCKS).map_err(call("the blocks of memory"))?;
+    entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            name.to_str()?.strip_prefix("memory")?.parse().ok()
+        })
+        .max()
+        .ok_or_else(|| Error::Race("there are no blocks of memory".into()))
 }
 
-fn physical(pagemap: &Pagemap, guest: &Guest) -> Result<u64, Error> {
+/// A page of data: its offset, and its physical address.
+struct Page {
+    offset: u64,
+    at: u64,
+}
+
+/// Finds a page of data in the midst of memory: the first block and the last one have holes, and
+/// cannot be offlined for that alone.
+fn page(guest: &Guest, pagemap: &Pagemap, size: u64) -> Result<Page, Error> {
+    let last = last_block()?;
+    for offset in (0..guest.data.size() as u64).step_by(PAGE_SIZE) {
+        write(guest, offset)?;
+        let at = physical(pagemap, guest, offset)?;
+        if (1..last).contains(&(at / size)) {
+            return Ok(Page { offset, at });
+        }
+    }
+    Err(Error::Race("all memory is in two blocks".into()))
+}
+
+fn write(guest: &Guest, offset: u64) -> Result<(), Error> {
+    Ok(guest
+        .data
+        .get_slice(offset as usize, PAGE_SIZE)?
+        .write_obj(PATTERN, 0)?)
+}
+
+fn physical(pagemap: &Pagemap, guest: &Guest, offset: u64) -> Result<u64, Error> {
     pagemap
-        .physical(guest.data.as_ptr())
+        .physical(guest.data.as_ptr().wrapping_add(offset as usize))
         .map_err(call("reading the pagemap"))
 }
 
 pub fn round() -> Result<(), Error> {
     let pagemap = Pagemap::open()?;
     let size = block_size()?;
-    let (guest, at) = guest(&pagemap, size)?;
+    // More than two blocks.
+    let guest = Guest::new((2 * size / PAGE + 1) as usize)?;
+    let range = guest.range();
+    guest
+        .memory
+        .allocate(range.start, range.end - range.start)
+        .map_err(call("fallocate"))?;
+    let Page { offset, at } = page(&guest, &pagemap, size)?;
     let stays = |what: &str| {
         match offline(at / size)? {
             End::Exit(libc::EBUSY | libc::EINTR) | End::Signal(libc::SIGALRM) => (),
@@ -92,8 +119,9 @@ pub fn round() -> Result<(), Error> {
                 )));
             }
         }
-        let pattern: u64 = guest.data.get_slice(0, PAGE_SIZE)?.read_obj(0)?;
-        if physical(&pagemap, &guest)? != at || pattern != PATTERN {
+        let page = guest.data.get_slice(offset as usize, PAGE_SIZE)?;
+        let pattern: u64 = page.read_obj(0)?;
+        if physical(&pagemap, &guest, offset)? != at || pattern != PATTERN {
             return Err(Error::Race(format!("{what} is not what it was")));
         }
         Ok(())
@@ -101,7 +129,7 @@ pub fn round() -> Result<(), Error> {
     stays("a hidden page")?;
 
     let vcpu = guest.vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
-    set_clock(&vcpu, PAGE + PAGE / 2)?;
+    set_clock(&vcpu, range.start + offset + PAGE / 2)?;
     stays("a clock's page")?;
 
     // A leaked page is nobody's, so that nothing has to stay. (That the page is still in use makes
@@ -112,7 +140,7 @@ pub fn round() -> Result<(), Error> {
     );
     guest
         .memory
-        .punch_hole(PAGE, PAGE)
+        .punch_hole(range.start, range.end - range.start)
         .map_err(call("fallocate"))?;
     offline(at / size).map(drop)
 }
