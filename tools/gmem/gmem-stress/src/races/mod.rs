@@ -151,19 +151,21 @@ impl<const N: usize> Successes<N> {
         }
     }
 
-    /// Prints the numbers.
-    pub fn check(&self) -> Result<(), Error> {
+    /// Prints the numbers. Few rounds need not have each kind.
+    pub fn check(&self, rounds: u32) -> Result<(), Error> {
+        const FEW: u32 = 10;
+
         let counts = self.counts.each_ref().map(|c| c.load(Ordering::Relaxed));
         for (name, count) in self.names.iter().zip(counts) {
             print!("{name} {count}  ");
         }
         println!();
         match counts.iter().position(|count| *count == 0) {
-            None => Ok(()),
-            Some(step) => Err(Error::Race(format!(
+            Some(step) if rounds >= FEW => Err(Error::Race(format!(
                 "no step of the kind {} succeeded",
                 self.names[step]
             ))),
+            _ => Ok(()),
         }
     }
 }

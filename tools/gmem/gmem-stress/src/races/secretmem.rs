@@ -77,13 +77,12 @@ pub fn rounds(rounds: u32, rng: &mut Rng) -> Result<(), Error> {
     for number in 0..half {
         round(number, false, &successes, rng)?;
     }
-    // Enough that some fail.
     let functions = Functions::new(&["folio_zap_direct_map"], 10)?;
-    for number in 0..half.max(100) {
+    for number in 0..half {
         round(number, true, &successes, rng)?;
     }
     drop(functions);
-    successes.check()
+    successes.check(rounds)
 }
 
 fn round(number: u32, errors: bool, successes: &Successes<2>, rng: &mut Rng) -> Result<(), Error> {
