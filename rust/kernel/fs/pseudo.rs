@@ -101,7 +101,7 @@
 //! }?;
 //! inode.set_size(4 * PAGE_SIZE as i64);
 //! inode.set_mapping::<PagesFile>(GFP_KERNEL);
-//! inode.set_no_direct_map();
+//! inode.set_no_direct_map()?;
 //!
 //! let file = inode.into_file(c"[pages]", &FILES, 0, ())?;
 //! PagesFile::fallocate(&file, 0, PAGE_SIZE as i64, PAGE_SIZE as i64)?;

@@ -104,6 +104,10 @@ impl AddressSpace {
     /// # Safety
     ///
     /// Callers must ensure that the address space is empty, and that nobody else can reach it yet.
+    ///
+    /// [`EOPNOTSUPP`]: crate::error::code::EOPNOTSUPP
+    // Inline: the C function is exported to one module, and this must not pass it on.
+    #[inline]
     pub unsafe fn set_no_direct_map(&self) -> Result {
         #[cfg(CONFIG_ARCH_HAS_SET_DIRECT_MAP)]
         {
