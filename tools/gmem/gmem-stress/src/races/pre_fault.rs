@@ -4,8 +4,10 @@
 //! signal each millisecond. It has to get ahead, and to end when its process is killed.
 
 use std::{
+    convert::Infallible,
     io,
     os::fd::{AsRawFd, BorrowedFd},
+    panic::{self, AssertUnwindSafe},
     ptr,
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -37,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A number that a process and its children share.
 struct Shared(*const AtomicU64);
 
-// SAFETY: It is atomic, and never freed.
+// SAFETY: It is atomic, and outlives the children that use it.
 unsafe impl Sync for Shared {}
 
 impl Shared {
@@ -142,8 +144,22 @@ fn block_alarm() {
     }
 }
 
+/// A thread without an end. An error ends this process, which its parent sees.
+fn without_end<'a>(act: impl FnOnce() -> Result<Infallible, Error> + Send + 'a) -> Act<'a> {
+    Box::new(|| {
+        match panic::catch_unwind(AssertUnwindSafe(act)) {
+            Ok(Ok(never)) => match never {},
+            Ok(Err(e)) => eprintln!("error: {e}"),
+            // The panic has told the rest.
+            Err(_) => eprintln!("error: a thread panicked"),
+        }
+        // SAFETY: It ends the process, whose other threads wait for nothing.
+        unsafe { libc::_exit(1) }
+    })
+}
+
 /// Races for ever, counting pages.
-fn race(pages: &Shared, mut rng: Rng) -> Result<std::convert::Infallible, Error> {
+fn race(pages: &Shared, mut rng: Rng) -> Result<Infallible, Error> {
     let guest = &Guest::new(PAGES as usize)?;
     let vcpu = &guest.vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
     let range = guest.range();
@@ -154,7 +170,7 @@ fn race(pages: &Shared, mut rng: Rng) -> Result<std::convert::Infallible, Error>
     let mut holes = rng.fork();
     let start = range.start;
     let acts: Vec<Act<'_>> = vec![
-        Box::new(move || {
+        without_end(move || {
             unblock_alarm();
             loop {
                 let mut rest = kvm_pre_fault_memory {
@@ -180,14 +196,14 @@ fn race(pages: &Shared, mut rng: Rng) -> Result<std::convert::Infallible, Error>
                 }
             }
         }),
-        Box::new(move || {
+        without_end(move || {
             loop {
                 GuestMemfd::unbind(&guest.vm, DATA)?;
                 guest.bind_data()?;
                 thread::sleep(Duration::from_micros(pauses.below(BOUND_FOR)));
             }
         }),
-        Box::new(move || {
+        without_end(move || {
             loop {
                 let first = holes.below(PAGES);
                 let count = 1 + holes.below(PAGES - first);
