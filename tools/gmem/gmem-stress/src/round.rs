@@ -22,8 +22,13 @@ const VM_TYPE: u64 = if cfg!(target_arch = "aarch64") { 32 } else { 0 };
 /// Creates a VM without anything in it.
 pub fn create_vm() -> Result<VmFd, Error> {
     let kvm = Kvm::new().map_err(call("opening /dev/kvm"))?;
-    kvm.create_vm_with_type(VM_TYPE)
-        .map_err(call("KVM_CREATE_VM"))
+    loop {
+        match kvm.create_vm_with_type(VM_TYPE) {
+            // Deferred work of an io_uring is enough of a signal for it.
+            Err(e) if e.errno() == libc::EINTR => (),
+            result => return result.map_err(call("KVM_CREATE_VM")),
+        }
+    }
 }
 
 /// What is done in a round.
