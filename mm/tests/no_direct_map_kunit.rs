@@ -533,6 +533,8 @@ mod tests {
 
     /// `vfree()` frees a page while CPUs may still have its translation. Nobody reads by it when
     /// the page is in the page cache.
+    ///
+    /// (An emulated x86 CPU flushes more than it is asked to, and hides a flush that is missing.)
     #[test]
     fn not_reached_by_what_vfree_left() -> Result {
         const ROUNDS: usize = 64;

@@ -570,6 +570,7 @@ TEST_F_TIMEOUT(clock, a_signal_ends_the_wait_for_a_punch, LONG)
 			.len = whole ? LARGE : PAGE_SIZE,
 			.refill = whole,
 		};
+		double worst = 0;
 
 		pthread_sigmask(SIG_BLOCK, &alarm, NULL);
 		ASSERT_EQ(0, pthread_create(&p.thread, NULL, punch_again, &p));
@@ -602,11 +603,16 @@ TEST_F_TIMEOUT(clock, a_signal_ends_the_wait_for_a_punch, LONG)
 			       runs, signals, slowest);
 			EXPECT_LE(slowest, 2);
 			EXPECT_GT(spin ? signals : runs, 0);
+			if (slowest > worst)
+				worst = slowest;
 		}
 		WRITE_ONCE(p.stop, true);
 		pthread_join(p.thread, NULL);
 		EXPECT_GT(p.done, 0);
 		TH_LOG("%d punches, longest %.3f s", p.done, p.longest);
+		/* Nobody has waited for the end of one. */
+		if (p.longest > 1)
+			EXPECT_LE(worst, p.longest / 2);
 
 		/* The clock is written as soon as its page stays. */
 		vcpu_arch_set_entry_point(self->vcpu, guest_sync);
