@@ -70,14 +70,14 @@ fn secret() -> Result<File, Error> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }.into())
 }
 
-/// Half of the rounds, then the other half, in which three zaps in ten fail.
+/// Half of the rounds, then the other half, in which six zaps in ten fail.
 pub fn rounds(rounds: u32, rng: &mut Rng) -> Result<(), Error> {
     let successes = Successes::of(["faults", "faults that failed"]);
     let half = rounds.div_ceil(2);
     for number in 0..half {
         round(number, false, &successes, rng)?;
     }
-    let functions = Functions::new(&["folio_zap_direct_map"], 30)?;
+    let functions = Functions::new(&["folio_zap_direct_map"], 60)?;
     for number in 0..half {
         round(number, true, &successes, rng)?;
     }
