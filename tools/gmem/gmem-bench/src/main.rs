@@ -44,6 +44,8 @@ enum Error {
     Start(tiny_guest::Error),
     #[error("the guest stopped with {0} instead of halting")]
     Exit(String),
+    #[error("a thread that runs a vCPU panicked")]
+    Thread,
     #[error(transparent)]
     Gmem(#[from] guest_memfd::Error),
     #[error("access to the guest's memory: {0}")]
@@ -58,7 +60,8 @@ enum Way {
     Touch,
     Fallocate,
     PageByPage,
-    Guest,
+    /// With so many vCPUs at once.
+    Guest(usize),
 }
 
 /// How they go.
@@ -69,9 +72,10 @@ enum End {
 }
 
 /// The rows: what is measured when pages come, in which way, and when they go.
-const ROWS: [(Way, &str, End, &str); 4] = [
+const ROWS: [(Way, &str, End, &str); 5] = [
     (Way::Touch, "user touch", End::PunchHole, "punch hole"),
-    (Way::Guest, "guest fault", End::Close, "close"),
+    (Way::Guest(1), "guest fault", End::Close, "close"),
+    (Way::Guest(4), "guest fault, 4 vCPUs", End::Close, ""),
     (Way::Fallocate, "fallocate and touch", End::PunchHole, ""),
     (
         Way::PageByPage,
@@ -85,7 +89,12 @@ const ROWS: [(Way, &str, End, &str); 4] = [
 fn measure(args: &Args, flags: u64, way: Way, end: End) -> Result<(Cost, Cost), Error> {
     let (mut come, mut go) = (Cost::default(), Cost::default());
     for round in 0..=args.rounds {
-        let mut memory = Gmem::new(args.pages, flags)?;
+        let vcpus = if let Way::Guest(vcpus) = way {
+            vcpus
+        } else {
+            1
+        };
+        let mut memory = Gmem::new(args.pages, vcpus, flags)?;
         let came = Cost::of(|| match way {
             Way::Touch => memory.touch(),
             Way::Fallocate => {
@@ -96,7 +105,7 @@ fn measure(args: &Args, flags: u64, way: Way, end: End) -> Result<(Cost, Cost), 
                 (0..args.pages).try_for_each(|page| memory.fallocate(page, 1))?;
                 memory.touch()
             }
-            Way::Guest => memory.run(),
+            Way::Guest(_) => memory.run(),
         })?;
         let went = match end {
             End::PunchHole => Cost::of(|| memory.punch_hole())?,
@@ -120,7 +129,7 @@ fn measure(args: &Args, flags: u64, way: Way, end: End) -> Result<(Cost, Cost), 
 fn measure_after_vfree(args: &Args, flags: u64) -> Result<Cost, Error> {
     let mut come = Cost::default();
     for round in 0..=args.rounds {
-        let time = Gmem::new(args.pages, flags)?.touch_after_vfree()?;
+        let time = Gmem::new(args.pages, 1, flags)?.touch_after_vfree()?;
         if round > 0 {
             come.time += time * SAMPLE as u32;
         }
@@ -185,6 +194,10 @@ fn run(args: &Args) -> Result<(), Error> {
             continue;
         }
         for (way, coming, end, going) in ROWS {
+            // On arm64 the first vCPU that is done stops the others.
+            if matches!(way, Way::Guest(2..)) && cfg!(not(target_arch = "x86_64")) {
+                continue;
+            }
             let (come, go) = measure(args, flags, way, end)?;
             table.row(name, coming, come);
             if !going.is_empty() {

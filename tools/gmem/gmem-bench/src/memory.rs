@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io,
     os::fd::{FromRawFd, OwnedFd},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,20 +30,31 @@ fn touch(mapping: &MmapRegion, first: usize, pages: usize) {
     }
 }
 
+/// Runs a vCPU until it halts.
+fn run(vcpu: &mut VcpuFd) -> Result<(), Error> {
+    let exit = vcpu.run()?;
+    if tiny_guest::has_halted(&exit) {
+        Ok(())
+    } else {
+        Err(Error::Exit(format!("{exit:?}")))
+    }
+}
+
 /// A guest, and the guest_memfd that is its memory: a page for its program, and those that are
 /// measured.
 pub struct Gmem {
     pages: usize,
     // In the order of what needs what.
-    vcpu: VcpuFd,
+    vcpus: Vec<VcpuFd>,
     vm: VmFd,
     mapping: MmapRegion,
     memory: GuestMemfd,
 }
 
 impl Gmem {
-    /// Creates one with `pages` pages to be measured, none of which is there.
-    pub fn new(pages: usize, flags: u64) -> Result<Self, Error> {
+    /// Creates one with `pages` pages to be measured, none of which is there, and `vcpus` vCPUs,
+    /// each of which will touch an equal part of them.
+    pub fn new(pages: usize, vcpus: usize, flags: u64) -> Result<Self, Error> {
         let vm = Kvm::new()?.create_vm()?;
         let flags = flags | GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
         let memory = GuestMemfd::create(&vm, ((pages + 1) * PAGE_SIZE) as u64, flags)?;
@@ -53,16 +65,22 @@ impl Gmem {
         // SAFETY: The mapping is of this memory, and outlives the VM or its slot.
         unsafe { memory.bind(&vm, 0, 0, &mapping)? };
 
-        let vcpu = vm.create_vcpu(0)?;
-        let args = Args {
-            source: 0,
-            target: PAGE_SIZE,
-            times: pages,
-        };
-        tiny_guest::start(&vm, &vcpu, &args).map_err(Error::Start)?;
+        let part = pages / vcpus;
+        let vcpus = (0..vcpus)
+            .map(|n| {
+                let vcpu = vm.create_vcpu(n as u64)?;
+                let args = Args {
+                    source: 0,
+                    target: PAGE_SIZE * (1 + n * part),
+                    times: part,
+                };
+                tiny_guest::start(&vm, &vcpu, &args).map_err(Error::Start)?;
+                Ok(vcpu)
+            })
+            .collect::<Result<_, Error>>()?;
         Ok(Self {
             pages,
-            vcpu,
+            vcpus,
             vm,
             mapping,
             memory,
@@ -100,13 +118,19 @@ impl Gmem {
         Ok(time)
     }
 
-    /// The guest touches all pages.
+    /// The guest touches all pages, with all vCPUs at once.
     pub fn run(&mut self) -> Result<(), Error> {
-        let exit = self.vcpu.run()?;
-        if tiny_guest::has_halted(&exit) {
-            Ok(())
-        } else {
-            Err(Error::Exit(format!("{exit:?}")))
+        match self.vcpus.as_mut_slice() {
+            [vcpu] => run(vcpu),
+            vcpus => thread::scope(|scope| {
+                let running: Vec<_> = vcpus
+                    .iter_mut()
+                    .map(|vcpu| scope.spawn(|| run(vcpu)))
+                    .collect();
+                running
+                    .into_iter()
+                    .try_for_each(|vcpu| vcpu.join().map_err(|_| Error::Thread)?)
+            }),
         }
     }
 
@@ -128,7 +152,7 @@ impl Gmem {
     /// which frees it.
     pub fn unbind(self) -> Result<(impl Sized, impl Sized), Error> {
         GuestMemfd::unbind(&self.vm, 0)?;
-        Ok(((self.mapping, self.memory), (self.vcpu, self.vm)))
+        Ok(((self.mapping, self.memory), (self.vcpus, self.vm)))
     }
 }
 
