@@ -4,22 +4,24 @@
 //! A folio is in one page cache, once.
 
 #![allow(missing_docs, unexpected_cfgs)]
+#![forbid(unsafe_code)]
 
 use kernel::{
     mm::{
         address_space::AddressSpace,
-        folio::NewFolio,
+        folio::{Init, NewFolio},
+        pgoff::PageIndex,
     },
     prelude::*,
 };
 
-pub fn insert(mapping: &AddressSpace, folio: NewFolio, other: NewFolio) -> Result {
-    drop(mapping.insert(folio, 0, GFP_KERNEL)?);
+pub fn insert(m: &AddressSpace, folio: NewFolio<Init>, other: NewFolio<Init>) -> Result {
+    drop(m.add_folio(folio, PageIndex::new(0), GFP_KERNEL)?);
     #[cfg(wrong)]
     let other = {
         drop(other);
         folio
     };
-    drop(mapping.insert(other, 1, GFP_KERNEL)?);
+    drop(m.add_folio(other, PageIndex::new(1), GFP_KERNEL)?);
     Ok(())
 }

@@ -4,21 +4,21 @@
 //! The contents of a folio that is in the page cache cannot be read.
 
 #![allow(missing_docs, unexpected_cfgs)]
+#![forbid(unsafe_code)]
 
 use kernel::{
-    mm::folio::{LockedFolio, NewFolio},
+    mm::folio::{Init, LockedFolio, NewFolio},
     prelude::*,
 };
 
-/// Whoever has just allocated a folio can.
-pub fn new(folio: &NewFolio, buffer: &mut [u8]) -> Result {
+/// The owner of a new folio can.
+pub fn new(folio: &NewFolio<Init>, buffer: &mut [u8]) -> Result {
     folio.read(0, buffer)
 }
 
-/// Whoever found one can say which it is.
 #[cfg(not(wrong))]
 pub fn resident(folio: &LockedFolio<'_>, _buffer: &mut [u8]) -> usize {
-    folio.pfn()
+    folio.pfn().as_usize()
 }
 
 #[cfg(wrong)]
