@@ -340,7 +340,7 @@ void kvm_gpc_unmap_gmem(struct kvm *kvm, struct address_space *mapping,
 
 	/*
 	 * An alias that is added from here on is of other pages, or will not be
-	 * mapped: whoever adds it takes mmu_lock afterwards, and finds the
+	 * mapped: the refresh takes mmu_lock after adding it, and finds the
 	 * invalidation, which was started under mmu_lock before.  Without a
 	 * memslot, synchronize_srcu() has waited for refreshes that used it.
 	 */

@@ -1013,7 +1013,7 @@ TEST_F_TIMEOUT(clock, kcore_survives_races, LONG)
 	pthread_create(&threads[0], NULL, punch_thread, &self->fd);
 	pthread_create(&threads[1], NULL, run_thread, self->vcpu);
 	pthread_create(&threads[2], NULL, slot_thread, self);
-	/* May not read as zeros, as another mapping may be there by the time of the read. */
+	/* Need not read as zeros: another mapping may be there by the time of the read. */
 	for (int round = 0; round < 100 && (ret == 0 || ret == 1); round++) {
 		unsigned long address = alias_address();
 		off_t offset = address ? kcore_offset(address) : -1;
