@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-# What there is to do: `make help`.
+# `make help` lists the targets.
 
-# What runs on all of them is restricted by ARCH=.
+# Targets that run on all of them are restricted by ARCH=.
 ARCHES := $(or $(ARCH),x86_64 arm64)
 ARCH ?= x86_64
 VARIANT ?= debug

@@ -2,8 +2,8 @@
 /*
  * Insertion of many folios into a mapping without a direct map.
  *
- * What is expensive about such a folio is the TLB flush, on all CPUs, before it
- * may be found. One flush does for as many folios as are zapped before it.
+ * The expensive part is the TLB flush on all CPUs, before such a folio can be
+ * found. One flush covers all folios that were zapped before it.
  */
 
 #include <linux/folio_batch.h>
@@ -16,19 +16,18 @@
 
 /**
  * filemap_add_batch() - Insert many folios into a mapping without a direct map.
- * @mapping: The mapping, of which mapping_no_direct_map() is true, and whose
- *	owner leaves the direct map to the page cache.
- * @fbatch: The folios, each with the index where it belongs in folio->index, and
- *	with its contents. The caller's references are consumed.
+ * @mapping: The mapping, for which mapping_zaps_direct_map() is true.
+ * @fbatch: The folios, with their contents, and each with its index in
+ *	folio->index. The caller's references are consumed.
  *
- * The folios that have been inserted are up to date, on the LRU, and unlocked.
- * An index that is taken already is no error: what is there stays, and the folio
- * for it is freed. So are those that are left when another error occurs.
+ * Inserted folios are up to date, on the LRU, and unlocked. If an index is already
+ * taken, that is no error: the folio there stays, and the new one is freed. On any
+ * other error the remaining folios are freed.
  *
  * Context: Process context, may sleep.
- * Return: 0, -EINVAL if @mapping is not such a mapping, -EINVAL or -ENOMEM as
- * folio_zap_direct_map(), or -ENOMEM of the memory cgroup or the page cache. Only
- * in the last case may there be folios that have been inserted.
+ * Return: 0; -EINVAL if @mapping is not such a mapping; an error of
+ * folio_zap_direct_map(); or an error of the memory cgroup or the page cache. Only
+ * an error of the page cache can leave some of the folios inserted.
  */
 int filemap_add_batch(struct address_space *mapping, struct folio_batch *fbatch)
 {

@@ -4,9 +4,9 @@
  *
  * A folio in the page cache of an AS_NO_DIRECT_MAP mapping has no valid
  * direct-map entry, on any CPU, from before it can be found until after it can
- * no longer be found. The page cache itself keeps that rule, in the two places
- * where a folio enters and leaves it; this file has what it calls there. The
- * owner of the mapping sets the flag and need not do anything else.
+ * no longer be found. The page cache enforces this rule where it inserts and
+ * removes folios, by calling the functions in this file. The owner of the
+ * mapping only sets the flag.
  */
 
 #include <linux/error-injection.h>
@@ -33,16 +33,15 @@
 
 /**
  * mapping_set_no_direct_map() - Keep a mapping's folios out of the direct map.
- * @mapping: The mapping. Empty, and out of reach of anybody else.
+ * @mapping: The mapping. Empty, and not reachable by others yet.
  *
  * From then on no folio in @mapping has a valid direct-map entry, from before
  * it can be found in the page cache until after it can no longer be found. The
- * page cache sees to it, and scrubs each folio on its way out. The owner fills
- * folios, or allocates them zeroed, before it inserts them.
+ * page cache ensures that, and scrubs each folio on removal. The owner has to
+ * fill folios, or allocate them zeroed, before it inserts them.
  *
- * Nothing may reach the contents by a kernel address, so such a mapping is
- * inaccessible too: unevictable, and its folios do not move. This cannot be
- * undone.
+ * The contents have no kernel address, so such a mapping is inaccessible, too:
+ * unevictable, and its folios do not move. This cannot be undone.
  *
  * Return: 0, or -EOPNOTSUPP if the direct map cannot be changed.
  */
@@ -62,16 +61,15 @@ int mapping_set_no_direct_map(struct address_space *mapping)
 EXPORT_SYMBOL_FOR_MODULES(mapping_set_no_direct_map, "kvm");
 
 /*
- * Not batched per CPU: whoever is about to make an image of all memory has to
- * know if there is one such page. Next to a change of the direct map the cost
- * of an atomic is small.
+ * Not batched per CPU: hibernation must know if there is even one such page. An
+ * atomic is cheap compared to a change of the direct map.
  */
 static void count_no_direct_map(struct folio *folio, long nr)
 {
 	node_page_state_add(nr, folio_pgdat(folio), NR_NO_DIRECT_MAP);
 }
 
-/* Removes the entries, and leaves the TLBs to be flushed. */
+/* Removes the entries. The caller must flush the TLBs. */
 static int folio_zap_noflush(struct folio *folio)
 {
 	const long nr = folio_nr_pages(folio);
@@ -86,8 +84,8 @@ static int folio_zap_noflush(struct folio *folio)
 		err = set_direct_map_valid_noflush((unsigned long)folio_address(folio),
 						   nr, false);
 		/*
-		 * Some of the entries may be gone, some not. If none is, there
-		 * is nothing to restore, which could fail for the same reason.
+		 * Some of the entries may be gone. If none is, do not restore
+		 * them, which could fail for the same reason.
 		 */
 		if (unlikely(err)) {
 			if (direct_map_is(&folio->page, nr, true))
@@ -105,19 +103,18 @@ static int folio_zap_noflush(struct folio *folio)
  * folio_zap_direct_map() - Remove a folio from the direct map.
  * @folio: The folio, of any order. Locked, and in no page cache yet.
  *
- * When this returns success, no CPU can reach the folio through the direct
- * map, speculatively or otherwise, nor through what vmalloc() or vmap() left in
- * the TLBs: the entries are gone and the TLBs flushed. When it fails, the folio
- * is in the direct map as before. Should that be impossible to achieve, the
- * folio has one more reference, which nobody drops.
+ * On success, no CPU can access the folio, not even speculatively, through the
+ * direct map or through stale TLB entries of vmalloc() or vmap(): the entries
+ * are gone and the TLBs flushed. On failure, the folio is in the direct map as
+ * before, or, if it cannot be restored, leaked by an extra reference.
  *
- * The caller restores the folio with folio_restore_direct_map() before it
+ * The caller must restore the folio with folio_restore_direct_map() before it
  * drops its last reference.
  *
  * Context: Process context, may sleep: a large entry may have to be split.
- * Return: 0, -ENOMEM where a split found no memory for the page table, or
- * -EINVAL if there is nothing to remove: the direct map cannot be changed on
- * this machine, or the folio lies in highmem.
+ * Return: 0, -ENOMEM if the page table for a split cannot be allocated, or
+ * -EINVAL if the direct map of this machine cannot be changed, or the folio is
+ * in highmem.
  */
 noinline int folio_zap_direct_map(struct folio *folio)
 {
@@ -134,11 +131,11 @@ ALLOW_ERROR_INJECTION(folio_zap_direct_map, ERRNO);
  * folio_batch_zap_direct_map() - Remove many folios from the direct map.
  * @fbatch: The folios, each as for folio_zap_direct_map().
  *
- * As folio_zap_direct_map() for each of them, but for one TLB flush for all.
- * They are all removed, or, if it fails, none.
+ * Like folio_zap_direct_map() for each of them, but with one TLB flush for all.
+ * Removes all folios or, on failure, none.
  *
  * Context: Process context, may sleep.
- * Return: as folio_zap_direct_map().
+ * Return: See folio_zap_direct_map().
  */
 noinline int folio_batch_zap_direct_map(struct folio_batch *fbatch)
 {
@@ -171,19 +168,18 @@ ALLOW_ERROR_INJECTION(folio_batch_zap_direct_map, ERRNO);
 
 /**
  * folio_restore_direct_map() - Put a folio back into the direct map.
- * @folio: The folio, as folio_zap_direct_map() removed it: same order. Locked,
- *	and in no page cache any more.
+ * @folio: The folio, of the same order as when it was zapped. Locked, and
+ *	removed from the page cache.
  *
  * Needs no TLB flush: CPUs do not cache absent entries, and where some do, the
  * architecture's primitive flushes.
  *
- * If this fails, the folio must not be freed: the allocator and whoever gets
- * the memory next write to it through the direct map.
+ * If this fails, the folio must not be freed: the allocator and the next user
+ * write to the memory through the direct map.
  *
  * Context: Process context.
- * Return: 0, or a negative error number of the architecture. It restores what
- * it removed, at the same granularity, so nothing has to be split and no
- * failure is expected.
+ * Return: 0, or a negative error number of the architecture. No failure is
+ * expected: the granularity is that of the zap, so nothing has to be split.
  */
 noinline int folio_restore_direct_map(struct folio *folio)
 {
@@ -202,7 +198,7 @@ noinline int folio_restore_direct_map(struct folio *folio)
 }
 ALLOW_ERROR_INJECTION(folio_restore_direct_map, ERRNO);
 
-/* It stays among NR_NO_DIRECT_MAP. */
+/* The folio remains counted in NR_NO_DIRECT_MAP. */
 static void folio_leak(struct folio *folio)
 {
 	folio_get(folio);
@@ -210,15 +206,15 @@ static void folio_leak(struct folio *folio)
 }
 
 /**
- * folio_restore_or_leak() - Restore a folio, or see that it is never freed.
+ * folio_restore_or_leak() - Restore a folio, or ensure that it is never freed.
  * @folio: The folio, as for folio_restore_direct_map().
  *
- * A page without a direct-map entry must never get to the allocator. If it
- * cannot be restored, it gets a reference of its own that nobody drops.
+ * A page without a direct-map entry must never get to the allocator. A folio
+ * that cannot be restored is leaked, by an extra reference.
  *
- * So does a folio with a hardware error. Its entry would expose the error to
- * stray and speculative reads. The reference that it keeps also tells memory
- * failure that it is not free to be unpoisoned.
+ * A folio with a hardware error is leaked as well: its entry would expose the
+ * error to stray and speculative reads. The extra reference also keeps it from
+ * being unpoisoned.
  *
  * Context: Process context.
  * Return: Whether the folio is in the direct map again.
@@ -240,13 +236,13 @@ bool folio_restore_or_leak(struct folio *folio)
 }
 
 /**
- * filemap_restore_folio() - A folio has left an AS_NO_DIRECT_MAP mapping.
+ * filemap_restore_folio() - Restore a folio removed from the page cache.
  * @folio: The folio. Locked, removed from its page cache, with at least one
  *	reference held by the caller.
  *
  * Restores the folio and scrubs it before anything else can allocate it. If it
- * cannot be restored, it is leaked: off the LRU, and without its charge, so
- * that no dead memory cgroup lives on for it.
+ * cannot be restored, it is leaked, removed from the LRU and uncharged, so that
+ * it does not pin a dead memory cgroup.
  *
  * Context: Process context, may sleep. No lock of the page cache is held.
  */
@@ -264,7 +260,7 @@ void filemap_restore_folio(struct folio *folio)
 		return;
 	}
 
-	/* It may still be on its way to the LRU, in some CPU's batch. */
+	/* It may still be in some CPU's batch of additions to the LRU. */
 	if (!folio_test_lru(folio))
 		lru_add_drain_all();
 	if (folio_isolate_lru(folio)) {
@@ -280,7 +276,7 @@ void filemap_restore_folio(struct folio *folio)
  * @present: Whether they should be in the direct map.
  *
  * Return: true if all of the pages are in the direct map, or all are out of it,
- * as @present says. Pages in highmem, and with a hardware error, do not count.
+ * as @present says. Pages in highmem or with a hardware error are ignored.
  */
 bool direct_map_is(struct page *page, unsigned long nr, bool present)
 {
@@ -298,7 +294,7 @@ static bool file_has_hidden_pages(struct file *file)
 	return mapping_no_direct_map(file->f_mapping) && file->f_mapping->nrpages;
 }
 
-/* Does @task have such a file open, by any descriptor, or mapped? */
+/* Returns whether @task has such a file open or mapped. */
 static bool task_has_hidden_pages(struct task_struct *task)
 {
 	struct vm_area_struct *vma;
@@ -330,10 +326,10 @@ static bool task_has_hidden_pages(struct task_struct *task)
 
 /**
  * no_direct_map_report() - Log how much memory has no direct map, and whose it is.
- * @what: What is refused, perhaps for that reason.
+ * @what: The operation that is refused, possibly for that reason.
  *
- * Names one process that has such memory open or mapped. There may be none: it
- * may be leaked, or its file on the way through a socket. Logs nothing if no
+ * Names one process that has such memory open or mapped. There may be none: the
+ * memory may be leaked, or its file in flight in a socket. Logs nothing if no
  * memory is out of the direct map.
  *
  * Context: Process context.
@@ -349,7 +345,7 @@ void no_direct_map_report(const char *what)
 
 	rcu_read_lock();
 	for_each_process_thread(process, task) {
-		/* The first thread may have exited, and most share its files. */
+		/* Most threads share the files of the first, which may have exited. */
 		if (task != process && task->files == process->files)
 			continue;
 		if (task_has_hidden_pages(task)) {

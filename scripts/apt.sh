@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # Sourced: apt with a configuration of its own in the cache, so that the system's
-# list of sources is neither used nor changed, and dpkg does not come to know of
-# another architecture.
+# list of sources is neither used nor changed, and no other architecture is added
+# to dpkg.
 # shellcheck shell=bash disable=SC2154
 
-# debian_mirror ARCHIVE: the mirror of "debian" or "debian-security" that this
-# machine uses anyway.
+# debian_mirror ARCHIVE: this machine's mirror of "debian" or "debian-security".
 debian_mirror() {
 	local mirror
 	mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} 2>/dev/null |
@@ -13,8 +12,8 @@ debian_mirror() {
 	echo "${mirror:-http://deb.debian.org/$1}"
 }
 
-# apt_sources NAME "MIRROR SUITE"...: what apt_private sees from here on, with the
-# keys that this machine trusts. Reads their lists of packages.
+# apt_sources NAME "MIRROR SUITE"...: sets the sources of apt_private, with the keys
+# that this machine trusts, and updates their lists of packages.
 apt_sources() {
 	apt_dir=$cache/apt/$1
 	shift
@@ -24,7 +23,7 @@ apt_sources() {
 	apt_private apt-get -qq update >&2
 }
 
-# apt_private COMMAND...: one of apt's; after set_arch, for that architecture.
+# apt_private COMMAND...: runs a command of apt; after set_arch, for that architecture.
 apt_private() {
 	"$@" -o Dir::Etc::sourcelist="$apt_dir/sources.list" -o Dir::Etc::sourceparts=- \
 	     -o Dir::State::lists="$apt_dir/lists" -o Dir::Cache="$apt_dir" \

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by every script here: where things are, and how a script speaks.
+# Sourced by every script here: paths, messages, locks and architectures.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -11,8 +11,8 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/no-direct-map
 # shellcheck disable=SC2034
 linux=$build/linux
 
-# stage TEXT: what begins now, with the time since the command was started. One
-# clock for a whole `make` run: the first script sets it, the others inherit it.
+# stage TEXT: prints what starts now, with the time since the command was started. A
+# `make` run has one clock: the first script sets it, the others inherit it.
 export STAGE_START=${STAGE_START:-$(date +%s)}
 stage() {
 	local t=$(($(date +%s) - STAGE_START))
@@ -27,7 +27,7 @@ die() {
 	exit 1
 }
 
-# need_space DIR GIB: there is room before the long work starts, not after it.
+# need_space DIR GIB: checks the free space before a long step starts.
 need_space() {
 	local free
 	mkdir -p "$1"
@@ -37,7 +37,7 @@ need_space() {
 		    "free some space, or set XDG_CACHE_HOME or clone to a larger disk"
 }
 
-# locked NAME: one run at a time; the lock goes with the process.
+# locked NAME: one run at a time; the process releases the lock when it ends.
 locked() {
 	mkdir -p "$build"
 	exec {lock_fd}>"$build/.$1.lock"
@@ -47,7 +47,7 @@ locked() {
 	}
 }
 
-# set_arch ARCH: all that the scripts know about an architecture.
+# set_arch ARCH: sets the variables that depend on the architecture.
 # shellcheck disable=SC2034
 set_arch() {
 	arch=$1
@@ -69,9 +69,9 @@ set_arch() {
 	esac
 }
 
-# files_of PACKAGE: the root of a package of the architecture, which scripts/setup has
-# installed, or unpacked in the cache: what is not of this machine's, and Xen, which would
-# become this machine's hypervisor.
+# files_of PACKAGE: the root of the files of a package that scripts/setup has installed, or
+# unpacked in the cache: packages of other architectures, and Xen, which must not become this
+# machine's hypervisor.
 files_of() {
 	case $cross:$1 in
 	:xen-*) ;;
@@ -80,16 +80,16 @@ files_of() {
 	echo "$cache/$debian_arch/$1"
 }
 
-# out_dir ARCH VARIANT [TREE]: where that kernel is built; with TREE, that of another tree
-# than build/linux, build/linux-TREE.
+# out_dir ARCH VARIANT [TREE]: where that kernel is built; with TREE, from build/linux-TREE
+# instead of build/linux.
 out_dir() {
 	local name=$1
 	[ "$2" = debug ] || name+=-${2// /-}
 	echo "$build/$name${3:+-$3}"
 }
 
-# splats LOG: the lines of a kernel log that no sound kernel writes, with their numbers.
-# A call trace that says where memory was missing, or an MSR that Xen has not, is no complaint.
+# splats LOG: the lines of a kernel log that indicate a bug, with their numbers. Call traces
+# of failed allocations, or of MSRs that Xen does not have, are ignored.
 splats() {
 	awk '/vmalloc error: size|unchecked MSR access error.*\(xen_(read|write)_msr/ { missing = NR }
 	     /Call Trace/ && missing && NR - missing <= 4 { next }
@@ -97,14 +97,14 @@ splats() {
 		print NR ":" $0 }' "$1"
 }
 
-# series_files N: what the lines of series name from field N on: from 2 the patches
-# and the new files, from 3 the new files alone.
+# series_files N: the files that the lines of series name from field N on: 2 for patches
+# and new files, 3 for new files only.
 series_files() {
 	awk -v first="$1" '!/^#/ { for (i = first; i <= NF; i++) print $i }' "$top/series"
 }
 
-# record_assembled: what build/linux was made from, so that `make refresh` does not
-# write over a later edit.
+# record_assembled: records what build/linux was made from, so that `make refresh` does
+# not overwrite a later edit.
 record_assembled() {
 	(cd "$top" && series_files 2 | xargs sha256sum) >"$build/.assembled"
 }

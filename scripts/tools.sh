@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced: which compilers, and which Xen. Rust is the distribution's, because the kernel builds
-# `core` from source, which must be of the compiler's version: a rustup toolchain
-# in PATH has another one, or none. LLVM is the one that this rustc is built on,
-# so that C helpers can be inlined into Rust.
+# Sourced: versions of the compilers and of Xen. Rust is the distribution's, because the kernel
+# builds `core` from source, which must match the compiler: a rustup toolchain in PATH has
+# another version, or no source. LLVM is the version that this rustc is built on, so that C
+# helpers can be inlined into Rust.
 # shellcheck shell=bash disable=SC2034
 
 if grep -qs '^VERSION_ID="12"' /etc/os-release; then
@@ -26,5 +26,5 @@ if [ -x "$RUSTC" ]; then
 fi
 BINDGEN=${BINDGEN:-$cache/bindgen/bin/bindgen}
 
-# rust_std: the package of std for another architecture, of the compiler's version.
+# rust_std: the package of std for another architecture, matching the compiler.
 rust_std() { echo "$RUST_STD=$(dpkg-query -W -f='${Version}' "${RUST_PACKAGES[0]}")"; }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Caches of guest memory that is not in the direct map.
+ * gfn_to_pfn_caches of guest memory that is not in the direct map.
  *
  * Such memory has no kernel address, and get_user_pages() refuses it.  So the
- * page comes from the memslot's guest_memfd, and is mapped by an alias, which
- * all caches of that page in a VM share.  The page cache knows nothing of it:
+ * page is taken from the memslot's guest_memfd, and mapped by an alias, which
+ * all caches of that page in a VM share.  The page cache is not aware of it, so
  * guest_memfd calls kvm_gpc_unmap_gmem() before a page leaves the file, and
- * before a memslot or the file goes.
+ * before a memslot or the file is released.
  *
- * Removing an alias flushes the TLBs of all CPUs, and it is the guest that says
- * how often a cache moves to another page.  So an alias without a cache is
- * retired: it stays, and with it a reference to its page, until a cache wants
- * that page again.  Retired aliases are removed all at once: when there are too
- * many, but not more often than MIN_PURGE_INTERVAL, a second after one retired,
- * or when another alias has to go anyway.
+ * Removing an alias flushes the TLBs of all CPUs, and the guest controls how
+ * often a cache moves to another page.  So an alias without a cache is retired:
+ * it stays mapped, with a reference to its page, and a cache of that page can
+ * use it again.  All retired aliases are removed at once: when there are too
+ * many, but at most every MIN_PURGE_INTERVAL; a second after one retired; or
+ * when another alias must be removed anyway.
  *
  * kvm->gpc_aliases.lock protects the list, the aliases and gpc->alias.  It nests
  * inside gpc->refresh_lock, and inside the invalidate_lock and the folio lock
@@ -60,10 +60,10 @@ static void kvm_gpc_purge_aliases(struct kvm *kvm)
 			vunmap(alias->khva);
 	}
 
-	/* vunmap() leaves stale TLB entries for later, and they can be used. */
+	/* vunmap() defers the flush, and stale TLB entries can be used. */
 	vm_unmap_aliases();
 
-	/* Only after the flush: an empty list says that nothing is mapped. */
+	/* Only after the flush: an empty list means that nothing is mapped. */
 	list_for_each_entry_safe(alias, tmp, &kvm->gpc_aliases.list, list) {
 		if (!alias->users)
 			kvm_gpc_free_alias(kvm, alias);
@@ -72,7 +72,7 @@ static void kvm_gpc_purge_aliases(struct kvm *kvm)
 	kvm->gpc_aliases.purged = jiffies;
 }
 
-/* How long to wait before another alias may retire, in jiffies. */
+/* Returns how long to wait before another alias may be added, in jiffies. */
 static long kvm_gpc_pause(struct kvm *kvm)
 {
 	long pause = READ_ONCE(kvm->gpc_aliases.purged) + MIN_PURGE_INTERVAL - jiffies;
@@ -101,10 +101,10 @@ static void kvm_gpc_release_alias(struct kvm *kvm, struct kvm_gpc_alias *alias)
 }
 
 /**
- * kvm_gpc_put_alias - let go of the alias that a cache has, if any
- * @gpc: The cache, which no longer points to the alias.
+ * kvm_gpc_put_alias - release the alias of a cache, if it has one
+ * @gpc: The cache, whose khva no longer points into the alias.
  *
- * Context: Sleeps.  Holds gpc->refresh_lock.
+ * Context: May sleep.  The caller holds gpc->refresh_lock.
  */
 void kvm_gpc_put_alias(struct gfn_to_pfn_cache *gpc)
 {
@@ -125,11 +125,11 @@ void kvm_gpc_put_alias(struct gfn_to_pfn_cache *gpc)
 }
 
 /*
- * Finds or adds the alias of @page.  Consumes the reference to @page.  Adds none,
- * with -EAGAIN, if that could retire one too soon after the last purge.
+ * Finds or adds the alias of @page.  Consumes the reference to @page.  Returns
+ * -EAGAIN if too many are retired, and the last purge was too recent.
  *
- * The list is as long as that of the caches and MAX_RETIRED, and each MMU
- * notifier walks the former with a lock for each.  What was used last is first.
+ * The list has up to one alias per cache, and MAX_RETIRED more.  A walk is cheap:
+ * MMU notifiers walk all caches, and lock each.  The last one used is first.
  */
 static struct kvm_gpc_alias *kvm_gpc_get_alias(struct kvm *kvm, struct page *page)
 {
@@ -142,7 +142,7 @@ static struct kvm_gpc_alias *kvm_gpc_get_alias(struct kvm *kvm, struct page *pag
 		put_page(page);
 		if (!alias->users++)
 			kvm->gpc_aliases.nr_retired--;
-		/* A list with one entry must not look empty, not for a moment. */
+		/* list_move() would make a list of one look empty for a moment. */
 		if (!list_is_first(&alias->list, &kvm->gpc_aliases.list))
 			list_move(&alias->list, &kvm->gpc_aliases.list);
 		return alias;
@@ -203,14 +203,14 @@ static int kvm_gpc_map_alias(struct gfn_to_pfn_cache *gpc, unsigned long seq)
 		return PTR_ERR(alias);
 
 	/*
-	 * guest_memfd starts an invalidation under mmu_lock, and then looks at
-	 * the list, where the alias already is: either it finds the alias
-	 * there, or the invalidation is found here.
+	 * guest_memfd starts an invalidation under mmu_lock, and then checks
+	 * the list, which already has the alias: either it finds the alias, or
+	 * the invalidation is found here.
 	 */
 	if (!kvm_gpc_is_quiet(kvm, gfn, &now) || now != seq) {
 		r = -EAGAIN;
 	} else if (!alias->khva) {
-		/* /proc/kcore reads VM_MAP by the direct map, VM_IOREMAP as zeros. */
+		/* /proc/kcore reads VM_IOREMAP as zeros, not by the direct map. */
 		alias->khva = vmap(&page, 1, VM_MAP | VM_IOREMAP, PAGE_KERNEL);
 		if (!alias->khva)
 			r = -ENOMEM;
@@ -229,7 +229,7 @@ static int kvm_gpc_map_alias(struct gfn_to_pfn_cache *gpc, unsigned long seq)
 	write_lock_irq(&gpc->lock);
 	WRITE_ONCE(gpc->alias, alias);
 	gpc->khva = alias->khva + offset_in_page(gpc->gpa);
-	/* MMU notifiers, and gpc_unmap(), have nothing to do with an alias. */
+	/* MMU notifiers and gpc_unmap() must ignore an alias. */
 	gpc->pfn = KVM_PFN_ERR_FAULT;
 	gpc->valid = true;
 	write_unlock_irq(&gpc->lock);
@@ -246,11 +246,11 @@ static int kvm_gpc_map_alias(struct gfn_to_pfn_cache *gpc, unsigned long seq)
  *
  * The cache keeps its alias if the page is the same.
  *
- * Context: Sleeps.  Holds kvm->srcu, gpc->refresh_lock and, for writing,
- * gpc->lock, which it drops and takes again.
- * Return: 0, though the page may have been invalidated since; -EAGAIN if it was
- * before, see kvm_gpc_wait(); -ENOMEM; or -EFAULT if there is no such page, or it
- * is poisoned.
+ * Context: May sleep.  The caller holds kvm->srcu, gpc->refresh_lock and, for
+ * writing, gpc->lock, which is dropped and taken again.
+ * Return: 0, although the page may have been invalidated since; -EAGAIN if the
+ * caller should retry after kvm_gpc_wait(); -ENOMEM; or -EFAULT if there is no
+ * such page, or it is poisoned.
  */
 int kvm_gpc_map_gmem(struct gfn_to_pfn_cache *gpc)
 {
@@ -263,10 +263,10 @@ int kvm_gpc_map_gmem(struct gfn_to_pfn_cache *gpc)
 	gpc->valid = false;
 	write_unlock_irq(&gpc->lock);
 
-	/* Do not allocate again what is being freed. */
+	/* Do not allocate a page again while it is being freed. */
 	if (kvm_gpc_is_quiet(gpc->kvm, gpa_to_gfn(gpc->gpa), &seq)) {
 		/*
-		 * As for guest faults, the page must be no older than the
+		 * As for guest faults, look up the page after reading the
 		 * sequence count.  Pairs with kvm_mmu_invalidate_end().
 		 */
 		smp_rmb();
@@ -278,15 +278,15 @@ int kvm_gpc_map_gmem(struct gfn_to_pfn_cache *gpc)
 }
 
 /**
- * kvm_gpc_wait - wait for the end of what a cache met when it was refreshed
- * @gpc: The cache, for which there was -EAGAIN.
+ * kvm_gpc_wait - wait before a refresh that returned -EAGAIN is retried
+ * @gpc: The cache.
  *
- * An invalidation can take as long as it takes to free a whole file.  A guest
- * that has its clock moved all the time waits between flushes.
+ * Waits for the end of an invalidation, which can take as long as freeing a whole
+ * file.  If a guest keeps moving its clock, waits between flushes.
  *
- * Context: Sleeps.  Must not hold gpc->refresh_lock, for which others would wait
- * without a look at their signals.
- * Return: 0, or -EINTR if there is a signal.
+ * Context: Sleeps.  The caller must not hold gpc->refresh_lock, for which others
+ * would wait uninterruptibly.
+ * Return: 0, or -EINTR if a signal is pending.
  */
 int kvm_gpc_wait(struct gfn_to_pfn_cache *gpc)
 {
@@ -307,7 +307,7 @@ int kvm_gpc_wait(struct gfn_to_pfn_cache *gpc)
 	return 0;
 }
 
-/* Pages stay in their file, with the same index, for as long as they have an alias. */
+/* While a page has an alias, it stays in its file, at the same index. */
 static bool kvm_gpc_alias_is_in(const struct kvm_gpc_alias *alias,
 				const struct address_space *mapping,
 				pgoff_t start, pgoff_t end)
@@ -319,17 +319,17 @@ static bool kvm_gpc_alias_is_in(const struct kvm_gpc_alias *alias,
 }
 
 /**
- * kvm_gpc_unmap_gmem - remove the aliases of memory that goes
+ * kvm_gpc_unmap_gmem - remove the aliases of memory that is invalidated
  * @kvm: The VM, whose caches may have mapped the memory.
  * @mapping: The mapping of the guest_memfd.
  * @start: Index of the first page.
  * @end: Index after the last page.
  *
- * Afterwards @kvm has no mapping of the pages, in use or retired, and no TLB has
- * an entry of one.  The caller sees to it that none is made: there is an
- * invalidation in progress, or no memslot for the pages.
+ * Afterwards @kvm has no alias of the pages, in use or retired, and no TLB has an
+ * entry of one.  The caller ensures that none is added: an invalidation is in
+ * progress, or there is no memslot for the pages.
  *
- * Context: Sleeps.  Holds the invalidate_lock of @mapping.
+ * Context: May sleep.  The caller holds the invalidate_lock of @mapping.
  */
 void kvm_gpc_unmap_gmem(struct kvm *kvm, struct address_space *mapping,
 			pgoff_t start, pgoff_t end)
@@ -339,10 +339,10 @@ void kvm_gpc_unmap_gmem(struct kvm *kvm, struct address_space *mapping,
 	bool found = false;
 
 	/*
-	 * What is added from here on is not for these pages, or not mapped: who
-	 * adds it takes mmu_lock after that, and then finds the invalidation,
-	 * which was started under mmu_lock before.  And if there is no memslot,
-	 * synchronize_srcu() has waited for all who could add something.
+	 * An alias that is added from here on is of other pages, or will not be
+	 * mapped: the refresh takes mmu_lock after adding it, and finds the
+	 * invalidation, which was started under mmu_lock before.  Without a
+	 * memslot, synchronize_srcu() has waited for refreshes that used it.
 	 */
 	if (list_empty(&kvm->gpc_aliases.list))
 		return;
@@ -365,7 +365,7 @@ void kvm_gpc_unmap_gmem(struct kvm *kvm, struct address_space *mapping,
 
 		write_lock_irq(&gpc->lock);
 		WRITE_ONCE(gpc->alias, NULL);
-		/* With a pfn, it is mapped otherwise, and about to put the alias. */
+		/* With a pfn, the cache has moved, and is about to put the alias. */
 		if (is_error_noslot_pfn(gpc->pfn)) {
 			gpc->khva = NULL;
 			gpc->valid = false;
@@ -393,6 +393,6 @@ void kvm_gpc_destroy_aliases(struct kvm *kvm)
 {
 	cancel_delayed_work_sync(&kvm->gpc_aliases.purge);
 
-	/* A file has a reference to its VM, and has taken its aliases along. */
+	/* Files hold a reference to the VM, and have removed their aliases. */
 	WARN_ON_ONCE(!list_empty(&kvm->gpc_aliases.list));
 }

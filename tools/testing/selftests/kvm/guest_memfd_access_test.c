@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory without a direct map, and all who would like to get at it: copies through
- * a mapping work, whatever takes the page itself is refused, or has no effect.
+ * Test access to memory without a direct map: copies through a user mapping work,
+ * operations that take the page itself are refused, or have no effect.
  *
- * The same for guest_memfd and for memfd_secret(): who is refused is decided by
- * one property of the file, whoever made it.
+ * guest_memfd and memfd_secret() must behave alike, since both are refused by the same
+ * flag of the mapping.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,15 +32,15 @@
 #include "kvm_util.h"
 #include "test_util.h"
 
-/* The kernel's own test of HMM, which has no header in include/uapi. */
+/* The kernel's HMM test driver, which has no header in include/uapi. */
 #include "../../../../lib/test_hmm_uapi.h"
 
 #define PAGES	64
 #define BYTE	((char)0xa5)
-/* In seconds, for what takes that long on a machine that emulates and is busy. */
+/* Timeout in seconds for slow tests, on a busy machine under emulation. */
 #define LONG	300
 
-/* What is not there in older headers of the C library. */
+/* Missing in older headers of the C library. */
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ	22
 #define MADV_POPULATE_WRITE	23
@@ -108,7 +108,7 @@ FIXTURE_TEARDOWN(hidden)
 	kvm_vm_free(self->vm);
 }
 
-/* Nothing was written by what was refused. */
+/* Returns whether a refused operation has not written to @mem. */
 static bool untouched(const char *mem, size_t size)
 {
 	for (size_t i = 0; i < size; i++) {
@@ -161,7 +161,7 @@ TEST_F(hidden, direct_io_is_refused)
 	if (direct < 0)
 		SKIP(return, "This kernel lacks CONFIG_BLK_DEV_RAM");
 
-	/* The device can do it. */
+	/* The same works on ordinary memory. */
 	ASSERT_EQ(self->page_size, pwrite(direct, plain, self->page_size, 0));
 	EXPECT_ERRNO(EFAULT, pwrite(direct, self->mem, self->page_size, 0));
 	EXPECT_ERRNO(EFAULT, pread(direct, self->mem, self->page_size, 0));
@@ -183,7 +183,7 @@ TEST_F(hidden, taking_pages_is_refused)
 	char byte = 1;
 	struct iovec local = { &byte, 1 }, remote = { self->mem, 1 };
 	struct iovec buffer = { self->mem, self->size };
-	u64 params[32] = {};	/* struct io_uring_params, and more. */
+	u64 params[32] = {};	/* Larger than struct io_uring_params. */
 	int pipes[2], mem, ring;
 
 	ASSERT_EQ(0, pipe(pipes));
@@ -254,7 +254,7 @@ TEST_F(hidden, a_shared_futex_is_refused)
 {
 	u32 *futex = (void *)self->mem;
 
-	/* Which page it is in does not matter to a private one. */
+	/* Private futexes do not depend on the page. */
 	EXPECT_ERRNO(EAGAIN, syscall(__NR_futex, futex, FUTEX_WAIT_PRIVATE, *futex + 1, NULL));
 	EXPECT_ERRNO(EFAULT, syscall(__NR_futex, futex, FUTEX_WAIT, *futex + 1, NULL));
 	EXPECT_ERRNO(EFAULT, syscall(__NR_futex, futex, FUTEX_WAKE, 1));
@@ -280,7 +280,7 @@ TEST_F(hidden, userfaultfd_is_refused)
 	close(uffd);
 }
 
-/* Merging compares and copies. Advice is accepted, and has no effect. */
+/* Merging would compare and copy the pages. The advice is accepted without effect. */
 TEST_F(hidden, advice_to_merge_has_no_effect)
 {
 	char line[256], first[32];
@@ -337,7 +337,7 @@ static bool write_text(const char *path, const char *text)
 	return ok;
 }
 
-/* All that a core dump can have is asked for; this memory is left out. */
+/* Even if coredump_filter selects everything, this memory is left out. */
 TEST_F(hidden, a_core_dump_is_without)
 {
 	static const char pattern_file[] = "/proc/sys/kernel/core_pattern";
@@ -360,7 +360,7 @@ TEST_F(hidden, a_core_dump_is_without)
 	if (!child) {
 		struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 
-		/* What is nowhere else in this process. */
+		/* A pattern that is nowhere else in this process. */
 		getrandom(plain, 16, 0);
 		getrandom(self->mem, 16, 0);
 		setrlimit(RLIMIT_CORE, &unlimited);
@@ -370,7 +370,7 @@ TEST_F(hidden, a_core_dump_is_without)
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	EXPECT_TRUE(write_text(pattern_file, pattern));
 
-	/* Is it there at all? With a suffix, if core_uses_pid. */
+	/* With core_uses_pid the file name has a suffix. */
 	if (access(path, R_OK))
 		snprintf(path + strlen(path), sizeof(path) - strlen(path), ".%d", child);
 	EXPECT_TRUE(WCOREDUMP(status));
@@ -380,7 +380,7 @@ TEST_F(hidden, a_core_dump_is_without)
 	kvm_munmap(plain, self->page_size);
 }
 
-/* A command for @pages at @mem to the kernel's HMM test driver; its answer goes to @out. */
+/* Sends a command for @pages at @mem to the HMM test driver, which writes to @out. */
 static int mirror(int hmm, unsigned long command, void *mem, long pages, void *out, long *done)
 {
 	struct hmm_dmirror_cmd cmd = {
@@ -394,7 +394,7 @@ static int mirror(int hmm, unsigned long command, void *mem, long pages, void *o
 	return ret;
 }
 
-/* Whether a device's page tables would show @pages at @mem, any of them. */
+/* Returns whether a device's page tables would have any of @pages at @mem. */
 static bool mirror_sees(int hmm, void *mem, long pages)
 {
 	unsigned char state[PAGES] = {};
@@ -412,8 +412,8 @@ static bool mirror_sees(int hmm, void *mem, long pages)
 }
 
 /*
- * A device that mirrors a process walks its page tables rather than taking pages, and
- * can move them to memory of its own. The kernel's test of that is such a device.
+ * A device that mirrors a process walks its page tables without taking pages, and can
+ * migrate pages to its own memory. The HMM test driver emulates such a device.
  */
 TEST_F(hidden, a_mirroring_device_is_refused)
 {
@@ -426,7 +426,7 @@ TEST_F(hidden, a_mirroring_device_is_refused)
 	buffer = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	plain = kvm_mmap(self->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
-	/* The device can do it. */
+	/* The same works on ordinary memory. */
 	memset(plain, 1, self->size);
 	EXPECT_TRUE(mirror_sees(hmm, plain, PAGES));
 	ASSERT_EQ(0, mirror(hmm, HMM_DMIRROR_READ, plain, PAGES, buffer, &done));
@@ -456,7 +456,7 @@ TEST_F(hidden, a_mirroring_device_is_refused)
 	EXPECT_EQ(1, buffer[0]);
 	EXPECT_TRUE(untouched(self->mem, self->size));
 
-	/* Not behind ordinary memory in one request, either. */
+	/* Refused as well after ordinary memory in the same request. */
 	both = kvm_mmap(2 * self->page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 			-1);
 	*both = 1;
@@ -469,7 +469,7 @@ TEST_F(hidden, a_mirroring_device_is_refused)
 	EXPECT_TRUE(untouched(self->mem, self->size));
 	kvm_munmap(both, 2 * self->page_size);
 
-	/* Nor where no page is yet, which a secretmem file without holes does not have. */
+	/* Refused as well where there is no page. Pages of secretmem cannot be punched. */
 	if (!variant->secretmem) {
 		ASSERT_EQ(0, fallocate(self->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
 				       self->page_size));
@@ -500,7 +500,7 @@ static void *take_pages(void *arg)
 		for (size_t page = 0; page < 8; page++) {
 			struct iovec iov = { r->mem + page * r->page_size, 1 };
 
-			/* The first step of this is GUP-fast. */
+			/* vmsplice() tries GUP-fast first. */
 			if (vmsplice(pipes[1], &iov, 1, SPLICE_F_NONBLOCK) < 0 && errno == EFAULT)
 				r->refused++;
 			else
@@ -513,15 +513,15 @@ static void *take_pages(void *arg)
 }
 
 /*
- * Pages that come and go: the moment in which a folio has lost its mapping, by
- * which it would be refused, and is not back in the direct map.
+ * Pages are allocated and removed all the time: a folio that is being removed no longer
+ * has the mapping by which it is refused, and is not in the direct map yet.
  */
 TEST_F_TIMEOUT(hidden, gup_fast_gets_nothing_while_pages_go, LONG)
 {
 	struct race r = { .mem = self->mem, .page_size = self->page_size };
 	pthread_t thread;
 
-	/* Which has no holes. */
+	/* secretmem does not support punching holes. */
 	if (variant->secretmem)
 		return;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, take_pages, &r));
@@ -544,7 +544,7 @@ static void *touch(void *arg)
 	while (!READ_ONCE(r->stop)) {
 		char byte = READ_ONCE(*r->mem);
 
-		/* Either new, or what everybody writes. */
+		/* Either zero, as allocated, or the value that all threads write. */
 		if (byte && byte != BYTE)
 			r->got++;
 		WRITE_ONCE(*r->mem, BYTE);
@@ -552,14 +552,14 @@ static void *touch(void *arg)
 	return NULL;
 }
 
-/* All want one page at once, and somebody takes it away and puts it back. */
+/* All threads touch one page, while another one punches and allocates it. */
 TEST_F_TIMEOUT(hidden, faults_race_on_one_index, LONG)
 {
 	struct race r = { .mem = self->mem, .page_size = self->page_size };
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN) * 2;
 	pthread_t threads[16];
 
-	/* Which has no holes. */
+	/* secretmem does not support punching holes. */
 	if (variant->secretmem)
 		return;
 	if (cpus > 16)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * guest_memfd with GUEST_MEMFD_FLAG_NO_DIRECT_MAP: what is refused, and that all
- * memory is back in the direct map in the end, whatever happened in between.
+ * Test guest_memfd with GUEST_MEMFD_FLAG_NO_DIRECT_MAP: invalid use is refused, and
+ * after each test all memory is back in the direct map, even after errors.
  *
- * The end is checked twice: by the kernel's gauge in /proc/vmstat, and in its page
- * tables, as debugfs shows them. memfd_secret() memory, which is kept
- * out by the same rule, has to pass what is not about KVM.
+ * The latter is checked by the counter in /proc/vmstat, and by the kernel's page
+ * tables in debugfs. Tests that do not depend on KVM also run on memfd_secret()
+ * memory, to which the same rule applies.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -39,10 +39,10 @@
 
 #define DEBUGFS	"/sys/kernel/debug/"
 
-/* In seconds, for what takes that long on a machine that emulates and is busy. */
+/* Timeout in seconds for slow tests, on a busy machine under emulation. */
 #define LONG	300
 
-/* The number behind @key in a file with lines such as "key 1" or "Node 0 key:  1 kB". */
+/* Reads the number after @key in a file with lines like "key 1" or "Node 0 key:  1 kB". */
 static bool lookup(const char *path, const char *key, long *value)
 {
 	size_t len = strlen(key);
@@ -65,7 +65,7 @@ static bool lookup(const char *path, const char *key, long *value)
 	return found;
 }
 
-/* What /proc/vmstat has under @name, 0 if the kernel does not know it. */
+/* Returns the value of @name in /proc/vmstat, or 0 if it is not there. */
 static long vm_stat(const char *name)
 {
 	long value;
@@ -73,13 +73,13 @@ static long vm_stat(const char *name)
 	return lookup("/proc/vmstat", name, &value) ? value : 0;
 }
 
-/* Pages that are out of the direct map now, except those that will stay out. */
+/* Returns the number of pages out of the direct map, without leaked ones. */
 static long hidden_pages(void)
 {
 	return vm_stat("nr_no_direct_map") - vm_stat("direct_map_leaked");
 }
 
-/* Adjacent entries of the direct map with equal flags, whatever size each has. */
+/* Adjacent entries of the direct map with equal flags, regardless of their size. */
 struct range {
 	unsigned long start, end;
 	char flags[96];
@@ -90,7 +90,7 @@ struct direct_map {
 	size_t nr;
 };
 
-/* Whether @word of an entry's line is about its size, which a split changes. */
+/* Returns whether @word of an entry's line depends on its size, which a split changes. */
 static bool is_size(const char *word)
 {
 	static const char *const sizes[] = {
@@ -105,7 +105,7 @@ static bool is_size(const char *word)
 	return isdigit(*word);
 }
 
-/* Reads the valid entries from debugfs; false where it does not show them. */
+/* Reads the valid entries from debugfs. Returns false if it does not show them. */
 static bool read_direct_map(struct direct_map *map)
 {
 	char line[256], *word, *state;
@@ -126,7 +126,7 @@ static bool read_direct_map(struct direct_map *map)
 				 strstr(line, "Linear Mapping start");
 			continue;
 		}
-		/* arm64 shows entries that were made invalid too, with an F. */
+		/* arm64 also shows invalid entries, with an F. */
 		if (!inside || (!strstr(line, " RW ") && !strstr(line, " ro ")) ||
 		    strstr(line, " F ") ||
 		    sscanf(line, "0x%lx-0x%lx", &new.start, &new.end) != 2)
@@ -155,7 +155,7 @@ static bool read_direct_map(struct direct_map *map)
 	return true;
 }
 
-/* The index of the first range that differs, or -1. */
+/* Returns the index of the first range that differs, or -1. */
 static ssize_t compare_direct_maps(const struct direct_map *a, const struct direct_map *b)
 {
 	size_t i;
@@ -169,7 +169,7 @@ static ssize_t compare_direct_maps(const struct direct_map *a, const struct dire
 	return a->nr == b->nr ? -1 : (ssize_t)i;
 }
 
-/* The pages that the direct map has, by the page tables; -1 where they cannot be seen. */
+/* Counts the pages in the direct map by the page tables. Returns -1 if not available. */
 static long direct_map_pages(void)
 {
 	struct direct_map map;
@@ -184,8 +184,8 @@ static long direct_map_pages(void)
 }
 
 /*
- * The same, but -1 as well where not only such memory is out of the direct map: KFENCE
- * takes pages out at any time, and debug_pagealloc takes out all that are free.
+ * The same, but also returns -1 if other pages may be out of the direct map: KFENCE
+ * removes pages at any time, and debug_pagealloc removes all free pages.
  */
 static long quiet_direct_map_pages(void)
 {
@@ -218,9 +218,9 @@ static bool write_file(const char *path, const char *text)
 }
 
 /*
- * Makes @function, or for NULL any page allocation, fail with @probability
- * percent, at most @times times. Allocations of this task only; functions for
- * all tasks, since the probe's handler does not run in task context.
+ * Makes @function, or any page allocation if NULL, fail with @probability percent,
+ * at most @times times. Allocations fail for this task only; functions fail for all
+ * tasks, since the probe's handler does not run in task context.
  */
 static bool inject(const char *dir, const char *function, const char *probability,
 		   const char *times)
@@ -263,7 +263,7 @@ static void stop_injecting(const char *dir)
 	write_file(path, "0");
 }
 
-/* Only what is allocated on behalf of @function fails, or for NULL anything again. */
+/* Restricts failures to allocations by @function and its callees, or lifts that if NULL. */
 static bool require_caller(const char *dir, const char *function)
 {
 	char path[128], name[128], text[32];
@@ -273,7 +273,7 @@ static bool require_caller(const char *dir, const char *function)
 	f = fopen("/proc/kallsyms", "r");
 	if (!f)
 		return false;
-	/* Sorted by address: the next symbol is the end. */
+	/* Sorted by address: the function ends at the next symbol. */
 	while (function && fscanf(f, "%lx %*c %127s%*[^\n]", &addr, name) == 2) {
 		if (start && addr > start) {
 			end = addr;
@@ -304,7 +304,7 @@ static int open_fds(void)
 	return n;
 }
 
-/* Without SKIP() in it, because that needs the harness's own variables. */
+/* Does not use SKIP(), which needs variables of the harness. */
 static bool supported(struct kvm_vm *vm)
 {
 	return vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
@@ -334,7 +334,7 @@ FIXTURE_TEARDOWN(gmem)
 	if (self->vm)
 		kvm_vm_free(self->vm);
 
-	/* All is back, but for what was leaked on purpose. */
+	/* All pages are restored, except those leaked on purpose. */
 	EXPECT_EQ(self->hidden, hidden_pages());
 	if (self->direct_map >= 0)
 		EXPECT_EQ(self->direct_map - (vm_stat("direct_map_leaked") - self->leaked),
@@ -386,7 +386,7 @@ TEST_F(gmem, bad_arguments_are_refused_and_nothing_is_leaked)
 	EXPECT_EQ(fds, open_fds());
 }
 
-/* Behind all memslots. */
+/* After all memslots. */
 #define MMIO_ADDR	0x100000000ULL
 #define QUESTION	0x0123456789abcdefULL
 
@@ -394,15 +394,15 @@ static void guest_mmio(void)
 {
 	u64 *mmio = (void *)MMIO_ADDR;
 
-	/* One address, so that arm64 has no need of an access that changes it, too. */
+	/* A fixed address: arm64 cannot emulate accesses with writeback. */
 	for (u64 i = 0; i < 16; i++)
 		WRITE_ONCE(*mmio, ~READ_ONCE(*mmio) + i);
 	GUEST_DONE();
 }
 
 /*
- * All that a guest has lies in such memory: its program and its page tables too. To
- * emulate an instruction KVM fetches it and walks the tables, by the user mapping.
+ * All guest memory is of this type, including the program and the page tables. To
+ * emulate an instruction, KVM fetches it and walks the tables by the user mapping.
  */
 TEST_F(gmem, guest_runs_from_such_memory_and_does_mmio)
 {
@@ -440,8 +440,8 @@ TEST_F(gmem, guest_runs_from_such_memory_and_does_mmio)
 }
 
 /*
- * What the capability does not say, creation must refuse; for every type of VM, and
- * on machines where the other tests have to be skipped too.
+ * Creation must refuse flags that the capability does not report. Runs for every type
+ * of VM, and on machines where the other tests are skipped.
  */
 TEST(flag_is_refused_where_it_is_not_enumerated)
 {
@@ -460,7 +460,7 @@ TEST(flag_is_refused_where_it_is_not_enumerated)
 			continue;
 #ifdef __x86_64__
 		vm = vm_create_barebones_type(type);
-		/* Pages of all other types are pinned, or reached through the direct map. */
+		/* Pages of all other types are pinned, or accessed through the direct map. */
 		EXPECT_EQ(machine && (type == KVM_X86_DEFAULT_VM ||
 				      type == KVM_X86_SW_PROTECTED_VM), supported(vm)) {
 			TH_LOG("VM type %d", type);
@@ -484,7 +484,7 @@ TEST(flag_is_refused_where_it_is_not_enumerated)
 }
 
 #ifdef __x86_64__
-/* KVM_SEV_INIT makes an SEV VM of one of the default type, which may have such memory. */
+/* KVM_SEV_INIT turns a VM of the default type, which may have such memory, into an SEV VM. */
 TEST_F(gmem, default_vm_does_not_become_sev)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
@@ -504,7 +504,7 @@ TEST_F(gmem, default_vm_does_not_become_sev)
 }
 #endif
 
-/* The parameter governs creation: memory of existing files stays hidden, and usable. */
+/* The parameter affects only creation: memory of existing files stays hidden and usable. */
 TEST_F(gmem, administrator_can_forbid_the_flag)
 {
 	static const char parameter[] = "/sys/module/kvm/parameters/guest_memfd_no_direct_map";
@@ -524,7 +524,7 @@ TEST_F(gmem, administrator_can_forbid_the_flag)
 	err = errno;
 	memset(mem, 1, SIZE);
 	hidden = hidden_pages();
-	/* The tests that follow need it. */
+	/* Other tests need it. */
 	ASSERT_TRUE(write_file(parameter, "1"));
 
 	EXPECT_FALSE(machine);
@@ -561,8 +561,8 @@ TEST_F(gmem, touched_pages_are_hidden_zero_and_writable)
 }
 
 /*
- * No count of pages shows an entry that comes back with other flags. On x86 those to lose
- * are the global ones, which there are with pti=off.
+ * Compares flags, since page counts do not show entries restored with other flags. On x86
+ * the flag that may be lost is the global one, which entries have with pti=off.
  */
 TEST_F(gmem, entries_come_back_as_they_were)
 {
@@ -617,7 +617,7 @@ TEST_F(gmem, punched_pages_come_back_zero)
 	ASSERT_EQ(0, punch(fd, SIZE / 4, SIZE / 2));
 	EXPECT_EQ(self->hidden + pages / 2, hidden_pages());
 
-	/* The mapping is alive: what was punched reads as new, the rest stays. */
+	/* Still mapped: punched pages read as zeros, the others are unchanged. */
 	EXPECT_EQ(0, mem[SIZE / 4]);
 	EXPECT_EQ(0, mem[SIZE / 4 * 3 - 1]);
 	EXPECT_EQ((char)0xa5, mem[SIZE / 4 - 1]);
@@ -628,7 +628,7 @@ TEST_F(gmem, punched_pages_come_back_zero)
 	close(fd);
 }
 
-/* Each step in each order with a mapping alive; the teardown sees what is left. */
+/* All orders of these steps, with a mapping. The teardown checks for leaks. */
 TEST_F(gmem, allocate_punch_and_close_in_any_order)
 {
 	static const char *const orders[] = {
@@ -637,7 +637,7 @@ TEST_F(gmem, allocate_punch_and_close_in_any_order)
 
 	for (size_t i = 0; i < ARRAY_SIZE(orders); i++) {
 		int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
-		/* Behind "c" it is the mapping alone that keeps the file. */
+		/* After "c" only the mapping keeps the file alive. */
 		int other = dup(fd);
 		char *mem = map(fd);
 
@@ -666,7 +666,7 @@ TEST_F(gmem, allocate_punch_and_close_in_any_order)
 	}
 }
 
-/* The physical address of the page at @mem, 0 if it is not mapped. */
+/* Returns the physical address of the page at @mem, or 0 if it is not mapped. */
 static unsigned long phys_addr(void *mem)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY);
@@ -680,8 +680,8 @@ static unsigned long phys_addr(void *mem)
 }
 
 /*
- * Of other mappings, soft offline drops a page that was only read, for it is clean,
- * and moves one that was written to.
+ * In other mappings, soft offline drops a clean page that was only read, and migrates
+ * one that was written to.
  */
 TEST_F(gmem, soft_offline_neither_drops_nor_moves_a_page)
 {
@@ -712,8 +712,8 @@ TEST_F(gmem, soft_offline_neither_drops_nor_moves_a_page)
 }
 
 /*
- * /dev/mem reads what is there through the direct map, prepared for a fault, as
- * /proc/kcore, BPF programs and kprobes do. Nothing is there.
+ * Like /proc/kcore, BPF programs and kprobes, /dev/mem reads through the direct map and
+ * handles faults.
  */
 TEST_F(gmem, dev_mem_finds_nothing)
 {
@@ -739,7 +739,7 @@ TEST_F(gmem, dev_mem_finds_nothing)
 		SKIP(return, "This kernel lacks CONFIG_DEVMEM");
 }
 
-/* A file of one page in memory without a direct map; its page is mapped at *@mem. */
+/* Creates a file with one page of memory without a direct map, mapped at *@mem. */
 static int one_page(struct kvm_vm *vm, bool secretmem, char **mem)
 {
 	size_t size = getpagesize();
@@ -757,7 +757,7 @@ static int one_page(struct kvm_vm *vm, bool secretmem, char **mem)
 	return fd;
 }
 
-/* The sum of @key over the nodes' files @file; false if node 0 has no such key. */
+/* Sums @key over the nodes' files @file. Returns false if node 0 has no such key. */
 static bool lookup_nodes(const char *file, const char *key, long *sum)
 {
 	char path[128];
@@ -775,7 +775,7 @@ static bool lookup_nodes(const char *file, const char *key, long *sum)
 	return true;
 }
 
-/* All files that have the gauge agree that it is what it was at the start, and @more. */
+/* Checks that all files that show the counter have the value @start + @more. */
 static void check_gauge(struct __test_metadata *_metadata, long start, long more)
 {
 	long page_kb = getpagesize() / 1024, value = -1;
@@ -813,7 +813,7 @@ TEST_F(gmem, gauge_counts_what_is_out_now)
 		close(secret);
 	}
 	ASSERT_EQ(0, punch(fd, 0, SIZE / 2));
-	/* A secretmem file is released with deferred work. */
+	/* secretmem files are released by deferred work. */
 	for (int i = 0; i < 100 && vm_stat("nr_no_direct_map") != start + pages / 2; i++)
 		usleep(10000);
 	check_gauge(_metadata, start, pages / 2);
@@ -822,7 +822,7 @@ TEST_F(gmem, gauge_counts_what_is_out_now)
 	check_gauge(_metadata, start, 0);
 }
 
-/* The kB that fdinfo says are out of the direct map, -1 if it says nothing. */
+/* Returns the kB out of the direct map according to fdinfo, or -1 without that line. */
 static long fdinfo_kb(int fd)
 {
 	char path[64], line[256], expected[64];
@@ -859,7 +859,7 @@ TEST_F(gmem, fdinfo_says_how_much_is_hidden)
 	ASSERT_EQ(0, punch(fd, SIZE / 4, SIZE / 2));
 	EXPECT_EQ(SIZE / 2 / 1024, fdinfo_kb(fd));
 
-	/* Each file has its own, and only what has the flag has the line. */
+	/* Each file has its own count, and only files with the flag have the line. */
 	ASSERT_EQ(0, allocate(other, 0, self->page_size));
 	EXPECT_EQ(page_kb, fdinfo_kb(other));
 	EXPECT_EQ(SIZE / 2 / 1024, fdinfo_kb(fd));
@@ -887,7 +887,7 @@ static bool hibernation_is_offered(void)
 	return !strstr(text, "[disabled]");
 }
 
-/* Whether @text has the number @n, on its own. */
+/* Returns whether @text contains the number @n, not as part of a longer one. */
 static bool has_number(const char *text, long n)
 {
 	while (*text) {
@@ -905,8 +905,8 @@ static bool has_number(const char *text, long n)
 }
 
 /*
- * Whether the records that follow in the log say how much memory is out of the direct map,
- * and name this process as an owner.
+ * Returns whether the next records in the log have the amount of memory out of the direct
+ * map, and name this process as an owner.
  */
 static bool refusal_is_logged(int kmsg)
 {
@@ -940,7 +940,7 @@ static bool refusal_is_logged(int kmsg)
 	return amount && owner;
 }
 
-/* Opens the log behind all that is in it. */
+/* Opens the kernel log at its end. */
 static int open_log(void)
 {
 	int kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
@@ -950,8 +950,8 @@ static int open_log(void)
 }
 
 /*
- * An image of all memory would have this memory in it. The order matters: whoever
- * had /dev/snapshot open before there was such memory must not get an image either.
+ * An image of all memory would contain this memory. The order matters: a process that
+ * opened /dev/snapshot before there was such memory must not get an image either.
  */
 static void refuse_hibernation(struct __test_metadata *_metadata, struct kvm_vm *vm,
 			       bool secretmem)
@@ -978,7 +978,7 @@ static void refuse_hibernation(struct __test_metadata *_metadata, struct kvm_vm 
 	EXPECT_TRUE(refusal_is_logged(kmsg));
 	close(snapshot);
 
-	/* The file is gone, the memory is not. */
+	/* The file is closed, but the mapping keeps the memory. */
 	close(fd);
 	EXPECT_FALSE(hibernation_is_offered());
 	errno = 0;
@@ -1012,7 +1012,7 @@ static bool hibernation_is_allowed(void)
 	return hibernation_is_offered();
 }
 
-/* An image must not have such pages; a file without any is harmless. */
+/* An image must not contain such pages; a file without pages is harmless. */
 TEST_F(gmem, hibernation_is_allowed_while_files_are_empty)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS), secret;
@@ -1037,7 +1037,7 @@ TEST_F(gmem, hibernation_is_allowed_while_files_are_empty)
 	close(fd);
 }
 
-/* The owner of an empty file does not prevent hibernation, so must not be named. */
+/* The log must not name the owner of an empty file, which does not prevent hibernation. */
 TEST_F(gmem, log_names_an_owner_who_has_pages)
 {
 	const long pages = 37;
@@ -1126,12 +1126,12 @@ TEST_F_TIMEOUT(gmem, killed_in_a_fault_storm, LONG)
 		kill(child, SIGKILL);
 		ASSERT_EQ(child, waitpid(child, NULL, 0));
 	}
-	/* The last references go with deferred work. */
+	/* The last references are dropped by deferred work. */
 	for (int i = 0; i < 100 && hidden_pages() != self->hidden; i++)
 		usleep(50000);
 }
 
-/* The zap fails in all of what fallocate() wants: an error, and all is as before. */
+/* If the zap fails for all pages of fallocate(), it returns an error without any effect. */
 TEST_F(gmem, a_failing_zap_is_an_error)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
@@ -1151,7 +1151,7 @@ TEST_F(gmem, a_failing_zap_is_an_error)
 	close(fd);
 }
 
-/* A page at a time: the zap fails on behalf of a fault. */
+/* If the zap of a single page fails, the fault fails. */
 TEST_F(gmem, a_failing_zap_fails_the_fault)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
@@ -1162,7 +1162,7 @@ TEST_F(gmem, a_failing_zap_fails_the_fault)
 	ASSERT_EQ(0, pipe(pipes));
 	if (!inject("fail_function", "folio_zap_direct_map", "100", "-1"))
 		SKIP(close(fd); return, "This kernel lacks CONFIG_FAIL_FUNCTION");
-	/* The copy faults: an error instead of a signal. */
+	/* The system call copies, so the fault is an error, not a signal. */
 	ret = write(pipes[1], mem, 1);
 	err = errno;
 	stop_injecting("fail_function");
@@ -1181,7 +1181,7 @@ TEST_F(gmem, a_failing_zap_fails_the_fault)
 	close(fd);
 }
 
-/* Out of memory, now and then, anywhere on the way. */
+/* Random allocation failures, in any step. */
 TEST_F_TIMEOUT(gmem, out_of_memory_is_an_error, LONG)
 {
 	long failed = 0, done = 0, other = 0;
@@ -1211,9 +1211,9 @@ TEST_F_TIMEOUT(gmem, out_of_memory_is_an_error, LONG)
 }
 
 /*
- * Out of memory in the middle of the zap. A large entry of the direct map has to
- * be split for the first page of a region, and never again, so take pages until
- * one comes from a region that is whole.
+ * Allocation failure in the middle of the zap. A large entry of the direct map is split
+ * for the first page of its region, and only then, so allocate pages until one is from
+ * a region that was not split yet.
  */
 TEST_F_TIMEOUT(gmem, a_split_without_memory_is_an_error, LONG)
 {
@@ -1242,7 +1242,7 @@ TEST_F_TIMEOUT(gmem, a_split_without_memory_is_an_error, LONG)
 	close(fd);
 }
 
-/* A page that cannot be restored must not get to the allocator, nor be lost track of. */
+/* A page that cannot be restored must not get to the allocator, and must be counted. */
 TEST_F_TIMEOUT(gmem, a_failing_restore_leaks_and_is_counted, LONG)
 {
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
@@ -1258,16 +1258,15 @@ TEST_F_TIMEOUT(gmem, a_failing_restore_leaks_and_is_counted, LONG)
 	EXPECT_EQ(self->hidden, hidden_pages());
 	if (self->direct_map >= 0)
 		EXPECT_EQ(self->direct_map - 8, direct_map_pages());
-	/* What was leaked is out of the direct map, and in the way of an image. */
+	/* Leaked pages are out of the direct map, and prevent hibernation. */
 	check_gauge(_metadata, start, 8);
 	EXPECT_FALSE(hibernation_is_offered());
 	EXPECT_EQ(0, fdinfo_kb(fd));
 	close(fd);
 
 	/*
-	 * The kernel would die here, had it given one of these pages to somebody: it
-	 * clears those of the next file through the direct map, and takes them from
-	 * where these would be.
+	 * If one of these pages had been freed, the kernel would crash here: the next
+	 * file would get it from the allocator, and clear it through the direct map.
 	 */
 	fd = vm_create_guest_memfd(self->vm, SZ_64M, FLAGS & ~GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
 	EXPECT_EQ(0, allocate(fd, 0, SZ_64M));
@@ -1275,8 +1274,8 @@ TEST_F_TIMEOUT(gmem, a_failing_restore_leaks_and_is_counted, LONG)
 }
 
 /*
- * A page with a hardware error must not be read any more, not by scrubbing either,
- * and must not be given to anybody. By pfn: what goes by address takes the page.
+ * A page with a hardware error must not be read any more, not even to scrub it, and must
+ * not be reused. Poison it by pfn: MADV_HWPOISON takes the page by get_user_pages().
  */
 TEST_F(gmem, a_poisoned_page_is_leaked_and_stays_poisoned)
 {
@@ -1300,15 +1299,15 @@ TEST_F(gmem, a_poisoned_page_is_leaked_and_stays_poisoned)
 				ASSERT_EQ(0, READ_ONCE(*mem));
 			snprintf(text, sizeof(text), "%#lx",
 				 phys_addr(mem) / self->page_size);
-			/* Memory failure kills whoever maps a dirty page. */
+			/* Memory failure kills processes that map a dirty page. */
 			kvm_munmap(mem, self->page_size);
 
-			/* It may say that it could not recover the page. */
+			/* May fail, if the page was not recovered. */
 			write_file(DEBUGFS "hwpoison/corrupt-pfn", text);
 			EXPECT_FALSE(write_file(DEBUGFS "hwpoison/unpoison-pfn", text));
 			close(fd);
 
-			/* secretmem and guest_memfd files are released with deferred work. */
+			/* secretmem and guest_memfd files are released by deferred work. */
 			for (int i = 0; i < 100 && vm_stat("direct_map_leaked") == leaked; i++)
 				usleep(10000);
 			EXPECT_EQ(leaked + 1, vm_stat("direct_map_leaked")) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * kvm-clock in guest_memfd memory without a direct map: KVM writes it by a mapping
- * of its own, an alias, which must be gone before the memory is. What a guest or a VMM
- * does to the clock or its memory must not hold up the host, nor the vCPU for long.
+ * Test kvm-clock in guest_memfd memory without a direct map: KVM writes it by a mapping
+ * of its own, an alias, which must be removed before the memory is freed. Operations of
+ * the guest or the VMM on the clock must not stall the host, or the vCPU for long.
  *
- * Aliases are counted by KVM's statistic, and in the kernel's list of such mappings.
+ * Aliases are counted by KVM's statistic, and by the kernel's list of vmalloc() areas.
  */
 #include <asm/kvm_para.h>
 #include <asm/pvclock-abi.h>
@@ -38,14 +38,14 @@
 #define SIZE	(4 * PAGE_SIZE)
 #define ROUNDS	4000
 
-/* A second file, whose memory takes long to free. */
+/* A second file, which takes long to free. */
 #define LARGE_SLOT	11
 #define LARGE_GPA	0x100000000ul
 #define LARGE		(384ul * SZ_1M)
 
 #define DEBUGFS	"/sys/kernel/debug/"
 
-/* In seconds, for what takes that long on a machine that emulates and is busy. */
+/* Timeout in seconds for slow tests, on a busy machine under emulation. */
 #define LONG	300
 
 static void guest_main(void)
@@ -55,7 +55,7 @@ static void guest_main(void)
 		GUEST_SYNC(0);
 }
 
-/* These leave the clock to the VMM. */
+/* These guests leave the clock to the VMM. */
 static void guest_sync(void)
 {
 	for (;;)
@@ -73,7 +73,7 @@ static void set_slot(struct kvm_vm *vm, u64 size, void *mem, int fd)
 	vm_set_user_memory_region2(vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, size, mem, fd, 0);
 }
 
-/* The mappings that the kernel has for caches of any VM. */
+/* Counts the kernel's mappings for caches of all VMs. */
 static int kernel_mappings(void)
 {
 	char line[512];
@@ -124,7 +124,7 @@ static void set_clock(struct kvm_vm *vm)
 	vm_ioctl(vm, KVM_SET_CLOCK, &data);
 }
 
-/* Has KVM write the clock once more. */
+/* Makes KVM write the clock once more. */
 static void run(struct kvm_vcpu *vcpu)
 {
 	set_clock(vcpu->vm);
@@ -132,7 +132,7 @@ static void run(struct kvm_vcpu *vcpu)
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
 }
 
-/* What the VM has by its statistic, where there is no other; -1 if the kernel's list differs. */
+/* Returns the VM's statistic, or -1 if the kernel's list differs. There must be no other VM. */
 static int aliases(struct kvm_vm *vm)
 {
 	int count = vm_get_stat(vm, pfncache_aliases);
@@ -141,8 +141,8 @@ static int aliases(struct kvm_vm *vm)
 }
 
 /*
- * The same, given time. An alias that no cache uses may stay for about a second, unless
- * its memory goes.
+ * The same, after waiting for @expected: an unused alias may stay for about a second,
+ * unless its memory is freed.
  */
 static int aliases_later(struct kvm_vm *vm, int expected)
 {
@@ -155,7 +155,7 @@ static int aliases_later(struct kvm_vm *vm, int expected)
 	return count;
 }
 
-/* The first address in the kernel's list, 0 if it is empty. Hashed, without no_hash_pointers. */
+/* Returns the first address in the kernel's list, hashed without no_hash_pointers, or 0. */
 static unsigned long alias_address(void)
 {
 	unsigned long address = 0;
@@ -182,7 +182,7 @@ static int allocate(int fd, off_t offset, off_t len)
 	return fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, len);
 }
 
-/* Puts the clock at @gpa. */
+/* Moves the clock to @gpa. */
 static void move_clock(struct kvm_vcpu *vcpu, gpa_t gpa)
 {
 	vcpu_set_msr(vcpu, MSR_KVM_SYSTEM_TIME_NEW, gpa | KVM_MSR_ENABLED);
@@ -208,7 +208,7 @@ static bool write_file(const char *path, const char *text)
 	return ok;
 }
 
-/* What @call returns in a child, -1 if it does not return: a hang of the kernel is the child's. */
+/* Runs @call in a child, so that only the child hangs. Returns -1 if it does not finish. */
 static int in_child(int (*call)(void *), void *arg)
 {
 	pid_t child = fork();
@@ -233,7 +233,7 @@ TEST_F(clock, is_written_by_one_alias)
 	EXPECT_NE(0, self->clock->tsc_to_system_mul);
 	EXPECT_EQ(1, aliases(self->vm));
 
-	/* And not by another each time. */
+	/* Each write uses the same alias. */
 	for (int i = 0; i < 10; i++)
 		run(self->vcpu);
 	EXPECT_EQ(1, aliases(self->vm));
@@ -253,21 +253,21 @@ TEST_F(clock, moves_with_its_address)
 	EXPECT_NE(0, other->tsc_to_system_mul);
 	EXPECT_EQ(1, aliases_later(self->vm, 1));
 
-	/* The page that it left is of no interest any more, the new one is. */
+	/* Punching the old page keeps the alias, punching the new page removes it. */
 	EXPECT_EQ(0, punch(self->fd, 0, PAGE_SIZE));
 	EXPECT_EQ(1, aliases(self->vm));
 	EXPECT_EQ(0, punch(self->fd, PAGE_SIZE, PAGE_SIZE));
 	EXPECT_EQ(0, aliases(self->vm));
 }
 
-/* An alias that no cache uses is gone before its memory is, too. */
+/* Unused aliases are removed before their memory is freed, too. */
 TEST_F(clock, unused_aliases_go_with_their_memory)
 {
 	for (int how = 0; how < 3; how++) {
 		vcpu_set_msr(self->vcpu, MSR_KVM_SYSTEM_TIME_NEW, 0);
 		for (int page = 0; page < 4; page++)
 			move_clock(self->vcpu, GPA + page * PAGE_SIZE);
-		/* Page 3 has one that is used, the other pages may have. */
+		/* Page 3 has an alias that is used, the other pages may have unused ones. */
 		EXPECT_GE(aliases(self->vm), 1);
 		switch (how) {
 		case 0:
@@ -293,7 +293,7 @@ TEST_F(clock, unused_aliases_go_with_their_memory)
 	}
 }
 
-/* Function-call interrupts of all CPUs. Flushes of kernel addresses are among them. */
+/* Sums the function-call interrupts of all CPUs, which flush kernel addresses. */
 static long function_calls(void)
 {
 	char line[1024], *at, *end;
@@ -321,8 +321,8 @@ static long function_calls(void)
 }
 
 /*
- * KVM may keep aliases for later, but not as many as a guest has pages, nor flush one at
- * a time.
+ * KVM may keep unused aliases, but not as many as a guest has pages, and must not flush
+ * them one at a time.
  */
 TEST_F(clock, unused_aliases_are_few)
 {
@@ -351,7 +351,7 @@ TEST_F(clock, unused_aliases_are_few)
 	EXPECT_EQ(0, aliases(self->vm));
 }
 
-/* The alias is of the file's page, wherever and however the VMM maps it. */
+/* The alias maps the file's page, whether or where the VMM maps it. */
 TEST_F(clock, changes_of_the_user_mapping_keep_the_alias)
 {
 	unsigned long address;
@@ -409,7 +409,7 @@ TEST_F(clock, vcpus_share_the_alias_of_a_page)
 		EXPECT_EQ(1, aliases(vm));
 	}
 
-	/* The last of them keeps it. */
+	/* The last cache keeps the alias. */
 	for (int i = 0; i < VCPUS - 1; i++)
 		vcpu_set_msr(vcpus[i], MSR_KVM_SYSTEM_TIME_NEW, 0);
 	sleep(2);
@@ -418,7 +418,7 @@ TEST_F(clock, vcpus_share_the_alias_of_a_page)
 	run(vcpus[VCPUS - 1]);
 	EXPECT_NE(0, clocks[VCPUS - 1].tsc_to_system_mul);
 
-	/* To each its own. */
+	/* One page for each vCPU. */
 	for (int i = 0; i < VCPUS; i++) {
 		own = (void *)clocks + i * PAGE_SIZE;
 		own->tsc_to_system_mul = 0;
@@ -449,8 +449,8 @@ static void guest_moves_clock(void)
 }
 
 /*
- * Flushing an alias from all TLBs interrupts all CPUs, and a guest may move its clock as
- * often as it likes: many aliases have to share a flush.
+ * Flushing an alias interrupts all CPUs, and a guest can move its clock as often as it
+ * likes: many aliases must share a flush.
  */
 TEST_F_TIMEOUT(clock, moving_the_clock_rarely_interrupts_other_cpus, LONG)
 {
@@ -610,11 +610,11 @@ TEST_F_TIMEOUT(clock, a_signal_ends_the_wait_for_a_punch, LONG)
 		pthread_join(p.thread, NULL);
 		EXPECT_GT(p.done, 0);
 		TH_LOG("%d punches, longest %.3f s", p.done, p.longest);
-		/* Nobody has waited for the end of one. */
+		/* The vCPU has not waited for the end of a punch. */
 		if (p.longest > 1)
 			EXPECT_LE(worst, p.longest / 2);
 
-		/* The clock is written as soon as its page stays. */
+		/* The clock is written once its page is no longer punched. */
 		vcpu_arch_set_entry_point(self->vcpu, guest_sync);
 		run(self->vcpu);
 		EXPECT_NE(0, clock->tsc_to_system_mul);
@@ -623,7 +623,7 @@ TEST_F_TIMEOUT(clock, a_signal_ends_the_wait_for_a_punch, LONG)
 	free_large_file(self->vm, clock, fd);
 }
 
-/* As in an ordinary file, punching all but the clock's pages does not delay the clock. */
+/* As for an ordinary file, punching other pages does not delay the clock. */
 TEST_F_TIMEOUT(clock, a_punch_elsewhere_is_not_waited_for, LONG)
 {
 	double slowest[2] = {}, longest[2];
@@ -664,12 +664,12 @@ TEST_F_TIMEOUT(clock, a_punch_elsewhere_is_not_waited_for, LONG)
 		free_large_file(self->vm, mem, p.fd);
 	}
 	EXPECT_GE(during[1], 10);
-	/* On a busy machine anything takes long, but much less than a whole punch. */
+	/* A busy machine delays anything, but by much less than a whole punch. */
 	if (slowest[1] > longest[1] / 4)
 		EXPECT_LE(slowest[1], 10 * slowest[0]);
 }
 
-/* The offset of @address in /proc/kcore, -1 if it has no such memory. */
+/* Returns the offset of @address in /proc/kcore, or -1 if it is not there. */
 static off_t kcore_offset(unsigned long address)
 {
 	int fd = open("/proc/kcore", O_RDONLY);
@@ -698,7 +698,7 @@ struct kcore_read {
 	off_t offset;
 };
 
-/* Run in a child: 0 if a page reads as zeros, 1 if as something else, 2 if not at all. */
+/* Runs in a child. Returns 0 if the page reads as zeros, 1 if as data, 2 on errors. */
 static int read_kcore(void *arg)
 {
 	struct kcore_read *r = arg;
@@ -719,7 +719,7 @@ static int read_kcore(void *arg)
 	case KCORE_SENDFILE:
 		out = memfd_create("kcore", 0);
 		ret = sendfile(out, kcore, &offset, PAGE_SIZE);
-		/* Addresses of vmalloc() are beyond what proc lets sendfile(2) reach. */
+		/* The offsets of vmalloc() addresses are too large for sendfile(2) on proc. */
 		if (ret < 0 && errno == EOVERFLOW)
 			return 0;
 		if (ret <= 0)
@@ -753,7 +753,7 @@ TEST_F(clock, the_alias_reads_as_zeros_in_kcore)
 			TH_LOG("way %d", r.how);
 		}
 	}
-	/* Reading took no reference, and no lock that is still held. */
+	/* Reading did not leak a reference or a lock. */
 	EXPECT_EQ(1, aliases(self->vm));
 	EXPECT_EQ(0, punch(self->fd, 0, PAGE_SIZE));
 	EXPECT_EQ(0, aliases(self->vm));
@@ -761,13 +761,13 @@ TEST_F(clock, the_alias_reads_as_zeros_in_kcore)
 	EXPECT_NE(0, self->clock->tsc_to_system_mul);
 }
 
-/* Fails allocations by @function and its callees, for this task; false if that is impossible. */
+/* Fails allocations of this task by @function and its callees. Returns false if unsupported. */
 static bool fail_on_behalf_of(const char *dir, const char *function)
 {
 	static const char *const settings[][2] = {
 		{ "interval", "1" }, { "space", "0" }, { "verbose", "0" },
 		{ "task-filter", "Y" }, { "ignore-gfp-wait", "N" },
-		/* Each of these is there for one kind only. */
+		/* Each of these exists for one kind of injection only. */
 		{ "ignore-gfp-highmem", "N" }, { "min-order", "0" }, { "cache-filter", "N" },
 		{ "times", "1000000" }, { "probability", "100" },
 	};
@@ -775,7 +775,7 @@ static bool fail_on_behalf_of(const char *dir, const char *function)
 	char path[128], name[128], text[32];
 	FILE *f;
 
-	/* The next address is the end. Symbols of modules are in no order. */
+	/* The function ends at the next address. Symbols of modules are not sorted. */
 	for (int pass = 0; pass < 2; pass++) {
 		f = fopen("/proc/kallsyms", "r");
 		if (!f)
@@ -805,7 +805,7 @@ static bool fail_on_behalf_of(const char *dir, const char *function)
 	return write_file("/proc/self/make-it-fail", "1");
 }
 
-/* Returns how often something failed. */
+/* Returns the number of failures that were injected. */
 static int stop_failing(const char *dir)
 {
 	static const char *const settings[][2] = {
@@ -828,20 +828,20 @@ static int stop_failing(const char *dir)
 	return 1000000 - times;
 }
 
-/* A guest whose clock could not be written for lack of memory does not go without for ever. */
+/* A clock that could not be written for lack of memory is written later. */
 TEST_F_TIMEOUT(clock, is_written_later_if_memory_runs_out, LONG)
 {
 	static const char *const dirs[] = { "fail_page_alloc", "failslab" };
 	struct sigaction action = { .sa_handler = on_alarm };
 	int ret, err, failed;
 
-	/* A move to another CPU may be a reason to write the clock. */
+	/* Migration to another CPU may cause KVM to write the clock. */
 	pin_self_to_any_cpu();
 	ASSERT_EQ(0, sigaction(SIGALRM, &action, NULL));
 	for (int i = 0; i < ARRAY_SIZE(dirs); i++) {
 		run(self->vcpu);
 		EXPECT_NE(0, self->clock->tsc_to_system_mul);
-		/* Now there is no page and no alias: both need memory. */
+		/* Now there is no page and no alias, and both must be allocated. */
 		EXPECT_EQ(0, punch(self->fd, 0, PAGE_SIZE));
 		set_clock(self->vm);
 
@@ -860,7 +860,7 @@ TEST_F_TIMEOUT(clock, is_written_later_if_memory_runs_out, LONG)
 		if (ret)
 			EXPECT_EQ(EINTR, err);
 
-		/* Nothing asks for another update. */
+		/* Nothing here requests another update. */
 		for (int j = 0; j < 100 && !READ_ONCE(self->clock->tsc_to_system_mul); j++) {
 			vcpu_run(self->vcpu);
 			usleep(10000);
@@ -879,7 +879,7 @@ TEST_F(clock, punching_a_hole_removes_the_alias)
 	EXPECT_EQ(0, punch(self->fd, 0, PAGE_SIZE));
 	EXPECT_EQ(0, aliases(self->vm));
 
-	/* KVM takes the page that is there now. */
+	/* KVM uses the new page. */
 	EXPECT_EQ(0, self->clock->tsc_to_system_mul);
 	run(self->vcpu);
 	EXPECT_NE(0, self->clock->tsc_to_system_mul);
@@ -903,7 +903,7 @@ TEST_F(clock, memory_failure_removes_the_alias)
 				       (unsigned long)self->clock / PAGE_SIZE * sizeof(entry)));
 	close(fd);
 
-	/* Memory failure kills whoever maps a dirty page. */
+	/* Memory failure kills processes that map a dirty page. */
 	kvm_munmap(self->clock, SIZE);
 	self->clock = NULL;
 	f = fopen(path, "w");
@@ -977,7 +977,7 @@ static void *run_thread(void *vcpu)
 	return NULL;
 }
 
-/* The vCPU makes aliases, and others take their memory away, all at once. */
+/* The vCPU creates aliases while other threads remove their memory. */
 TEST_F_TIMEOUT(clock, survives_races, LONG)
 {
 	pthread_t threads[3];
@@ -998,7 +998,7 @@ TEST_F_TIMEOUT(clock, survives_races, LONG)
 	EXPECT_EQ(0, aliases(self->vm));
 }
 
-/* The same, while /proc/kcore is read where an alias is, or was a moment ago. */
+/* The same, while reading /proc/kcore where an alias is, or was just before. */
 TEST_F_TIMEOUT(clock, kcore_survives_races, LONG)
 {
 	struct kcore_read r = {};
@@ -1013,12 +1013,12 @@ TEST_F_TIMEOUT(clock, kcore_survives_races, LONG)
 	pthread_create(&threads[0], NULL, punch_thread, &self->fd);
 	pthread_create(&threads[1], NULL, run_thread, self->vcpu);
 	pthread_create(&threads[2], NULL, slot_thread, self);
-	/* Something else may be there by the time of the read, so need not read as zeros. */
+	/* Need not read as zeros: another mapping may be there by the time of the read. */
 	for (int round = 0; round < 100 && (ret == 0 || ret == 1); round++) {
 		unsigned long address = alias_address();
 		off_t offset = address ? kcore_offset(address) : -1;
 
-		/* If there is none at the moment, read where the last one was. */
+		/* If there is no alias now, read where the last one was. */
 		if (offset >= 0)
 			r.offset = offset;
 		r.how = round % KCORE_WAYS;
@@ -1047,7 +1047,7 @@ TEST_F_TIMEOUT(clock, files_are_closed_while_the_vcpu_runs, LONG)
 		usleep(round * 100);
 		kvm_munmap(mem, SIZE);
 		close(fd);
-		/* A refresh that is under way may hold the last reference to the file. */
+		/* A refresh in progress may hold the last reference to the file. */
 		ASSERT_EQ(0, aliases_later(self->vm, 0)) {
 			TH_LOG("in round %d", round);
 		}
@@ -1070,8 +1070,8 @@ static void *punch_once(void *fd)
 }
 
 /*
- * Run in a child: poisons the last page of the file while all of it is punched. A punch
- * has the invalidate_lock and waits for the folio's lock, memory failure the reverse.
+ * Runs in a child. Poisons the last page of the file while the whole file is punched. A
+ * punch holds the invalidate_lock and waits for the folio lock, memory failure the reverse.
  */
 static int punch_and_poison(void *fd)
 {
@@ -1086,13 +1086,13 @@ static int punch_and_poison(void *fd)
 	    pread(pagemap, &entry, sizeof(entry),
 		  (unsigned long)page / PAGE_SIZE * sizeof(entry)) != sizeof(entry))
 		return 1;
-	/* Memory failure kills whoever maps a dirty page. */
+	/* Memory failure kills processes that map a dirty page. */
 	munmap(page, PAGE_SIZE);
 	snprintf(text, sizeof(text), "%#llx", (unsigned long long)entry & ((1ull << 55) - 1));
 	if (pthread_create(&thread, NULL, punch_once, fd))
 		return 2;
 	usleep(1000);
-	/* It may be too late, or say that it could not recover the page. */
+	/* May fail, if the page was already punched, or was not recovered. */
 	write_file(DEBUGFS "hwpoison/corrupt-pfn", text);
 	pthread_join(thread, NULL);
 	return 0;
@@ -1114,7 +1114,7 @@ TEST_F_TIMEOUT(clock, memory_failure_and_holes_do_not_deadlock, LONG)
 	vcpu_arch_set_entry_point(self->vcpu, guest_sync);
 	for (int round = 0; round < 10; round++) {
 		ASSERT_EQ(0, allocate(fd, 0, POISON_SIZE));
-		/* In the half of the page that the child does not read. */
+		/* Keep the clock in the half of the page that the child does not read. */
 		move_clock(self->vcpu, clock);
 		run(self->vcpu);
 		EXPECT_EQ(1, aliases_later(self->vm, 1));
