@@ -20,19 +20,15 @@ __rust_helper void rust_helper_folio_put(struct folio *folio)
 	folio_put(folio);
 }
 
-__rust_helper int rust_helper_folio_ref_count(const struct folio *folio)
-{
-	return folio_ref_count(folio);
-}
-
 __rust_helper unsigned int rust_helper_folio_order(const struct folio *folio)
 {
 	return folio_order(folio);
 }
 
-__rust_helper bool rust_helper_folio_test_hwpoison(const struct folio *folio)
+__rust_helper bool
+rust_helper_folio_contain_hwpoisoned_page(struct folio *folio)
 {
-	return folio_test_hwpoison(folio);
+	return folio_contain_hwpoisoned_page(folio);
 }
 
 __rust_helper void rust_helper_folio_mark_uptodate(struct folio *folio)
@@ -62,20 +58,7 @@ __rust_helper void *rust_helper_folio_address(const struct folio *folio)
 	return folio_address(folio);
 }
 
-/* struct folio binds as nested unions, so that no field can be named. */
 __rust_helper pgoff_t rust_helper_folio_pgoff(const struct folio *folio)
 {
-	return folio->index;
-}
-
-__rust_helper struct address_space *
-rust_helper_folio_address_space(const struct folio *folio)
-{
-	return folio->mapping;
-}
-
-__rust_helper void rust_helper_folio_set_pgoff(struct folio *folio,
-					       pgoff_t index)
-{
-	folio->index = index;
+	return folio_pgoff(folio);
 }

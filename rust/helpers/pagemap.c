@@ -14,16 +14,34 @@ rust_helper_mapping_no_direct_map(const struct address_space *mapping)
 	return mapping_no_direct_map(mapping);
 }
 
+__rust_helper bool
+rust_helper_mapping_zaps_direct_map(const struct address_space *mapping)
+{
+	return mapping_zaps_direct_map(mapping);
+}
+
 __rust_helper void
 rust_helper_mapping_set_direct_map_by_owner(struct address_space *mapping)
 {
 	mapping_set_direct_map_by_owner(mapping);
 }
 
+__rust_helper void
+rust_helper_mapping_set_large_folios(struct address_space *mapping)
+{
+	mapping_set_large_folios(mapping);
+}
+
 __rust_helper unsigned int
 rust_helper_mapping_min_folio_order(const struct address_space *mapping)
 {
 	return mapping_min_folio_order(mapping);
+}
+
+__rust_helper unsigned int
+rust_helper_mapping_max_folio_order(const struct address_space *mapping)
+{
+	return mapping_max_folio_order(mapping);
 }
 
 __rust_helper struct folio *

@@ -1,75 +1,152 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Inodes with private data of one Rust type.
+//! Inodes that carry data of one Rust type.
 //!
-//! An inode of a [`PseudoFs`] carries data of its file system in `i_private`: what never changes,
-//! and what its `invalidate_lock` protects. The guard of that lock is the only way to the latter.
+//! A file system that keeps its files in memory needs few things of an inode: its page cache, a
+//! place for its own data, and a say in what happens to folios. [`InodeData`] is what such a file
+//! system implements for its data, and [`Inode<T>`] is an inode that carries a `T`.
 //!
-//! * [`Inode`] is one that may be in use anywhere.
-//! * [`NewInode`] was just made. Nobody else can reach it, so this is where an inode gets its
-//!   properties; it ends as the inode of a new file.
+//! The data has two parts. The value itself is for what does not change, or has a lock of its own.
+//! [`InodeData::Locked`] is protected by the `invalidate_lock`, and the guards of that lock are the
+//! only way to it.
 //!
-//! There is an example at [`fs::pseudo`](super::pseudo).
+//! # Removing folios
+//!
+//! The page cache unmaps a folio from userspace before it removes it. It knows nothing of others
+//! that map the folio by its page frame number, such as KVM, which maps it into a guest without a
+//! reference. If one of them went on using a folio that was freed, it would write to memory of the
+//! next owner. So the file system says in [`InodeData::unmap`] how to keep them away, and removing
+//! folios takes three steps, of which the types do not let a caller skip the second:
+//!
+//! 1. [`Inode::invalidate_lock`] returns an [`InodeGuard`];
+//! 2. [`InodeGuard::unmap`] unmaps a range and returns an [`Unmapped`], which knows the range;
+//! 3. [`Unmapped::remove_folios`] removes the folios, and lets others map the range again.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
-//!
-//! [`PseudoFs`]: super::pseudo::PseudoFs
 
 use crate::{
     alloc::{
         flags::GFP_KERNEL_ACCOUNT,
-        Flags,
         KBox, //
     },
     bindings,
-    error::{
-        from_err_ptr,
-        Result, //
-    },
-    fs::{
-        operations::{
-            FileOperations,
-            FileTable,
-            OpenFile, //
-        },
-        pseudo::Mount, //
-    },
+    error::VTABLE_DEFAULT_ERROR,
+    fs::file::Offset,
     mm::{
         address_space::{
             AddressSpace,
             InvalidateGuard,
             SharedInvalidateGuard, //
         },
-        aops::{
-            AddressSpaceOperations,
-            AopsTable, //
+        pgoff::{
+            Order,
+            PageIndex,
+            PageRange,
+            Pfn, //
         }, //
     },
     prelude::*,
-    sync::aref::ARef,
     types::{
         ForeignOwnable,
         Opaque, //
     },
+    warn_on_once, //
 };
 use core::{
     cell::UnsafeCell,
     marker::PhantomData,
-    mem::ManuallyDrop,
-    ptr::NonNull, //
+    ops::{
+        Deref,
+        DerefMut, //
+    }, //
 };
+use pin_init::Wrapper;
 
-/// What the inodes of one file system carry.
+/// The data of the inodes of one file system, and its operations on their page cache.
 ///
-/// The value itself is for what never changes, or has a lock of its own.
+/// The folios are not evicted, not migrated and not written back. They are removed by
+/// [`Unmapped::remove_folios`], and with the inode. When the inode goes, it has no open file and no
+/// mapping any more, and [`unmap`](Self::unmap) is not called.
+#[vtable]
 pub trait InodeData: Send + Sync + Sized + 'static {
-    /// What the `invalidate_lock` of the inode protects.
+    /// The part of the data that the `invalidate_lock` protects.
     type Locked: Send + Sync;
+
+    /// Keeps a range from being mapped until it is dropped.
+    type Unmapped<'a>;
+
+    /// Unmaps `pages` from everything that maps folios by their page frame number, and keeps them
+    /// unmapped until the result is dropped.
+    ///
+    /// Page tables of userspace are none of its business.
+    ///
+    /// Context: under the `invalidate_lock`, held for reading or writing. May sleep.
+    fn unmap<'a>(
+        inode: &'a Inode<Self>,
+        locked: &'a Self::Locked,
+        pages: PageRange,
+    ) -> Self::Unmapped<'a>;
+
+    /// Handles an error that the hardware reported in memory at `pages`.
+    ///
+    /// The folio stays in the page cache; later faults find [`Folio::is_hwpoisoned`].
+    ///
+    /// Context: with the folio locked. Removing folios waits for folio locks under the
+    /// `invalidate_lock`, so this must not wait for that lock. May sleep.
+    ///
+    /// [`Folio::is_hwpoisoned`]: crate::mm::folio::Folio::is_hwpoisoned
+    fn error_remove_folio(_inode: &Inode<Self>, _pages: PageRange) -> MfResult {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// A folio was removed from the page cache.
+    ///
+    /// Context: must not sleep.
+    fn free_folio(_folio: RemovedFolio) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 }
 
-/// What `i_private` points to.
+/// The outcome of [`InodeData::error_remove_folio`], `enum mf_result`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MfResult {
+    /// The error cannot be handled.
+    Ignored,
+    /// Handling the error failed.
+    Failed,
+    /// The error is handled later, when somebody touches the folio.
+    Delayed,
+    /// Nobody will touch the folio any more.
+    Recovered,
+}
+
+impl From<MfResult> for c_int {
+    #[inline]
+    fn from(result: MfResult) -> Self {
+        (match result {
+            MfResult::Ignored => bindings::mf_result_MF_IGNORED,
+            MfResult::Failed => bindings::mf_result_MF_FAILED,
+            MfResult::Delayed => bindings::mf_result_MF_DELAYED,
+            MfResult::Recovered => bindings::mf_result_MF_RECOVERED,
+        }) as c_int
+    }
+}
+
+/// The physical range of a folio that was just removed from the page cache.
+///
+/// Others may hold references to the folio.
+#[derive(Clone, Copy, Debug)]
+pub struct RemovedFolio {
+    /// The page frame number of the first page.
+    pub pfn: Pfn,
+    /// The number of pages.
+    pub nr_pages: usize,
+}
+
+/// The data behind `i_private`.
 #[pin_data]
 struct Private<T: InodeData> {
+    #[pin]
     locked: UnsafeCell<T::Locked>,
     #[pin]
     data: T,
@@ -81,13 +158,14 @@ struct Private<T: InodeData> {
 ///
 /// # Invariants
 ///
-/// The inode is valid for as long as a reference to it exists, and its `i_private` owns a
-/// `Private<T>`, which is not replaced.
+/// * The inode is valid for as long as a reference to it exists.
+/// * Its `i_private` owns a `Private<T>`, which is not replaced.
+/// * Its address space has the operations of `T`, and its folios are not evicted or migrated.
 #[repr(transparent)]
-pub struct Inode<T: InodeData>(Opaque<bindings::inode>, PhantomData<T>);
+pub struct Inode<T: InodeData>(Opaque<bindings::inode>, PhantomData<fn(T) -> T>);
 
-// SAFETY: Inodes are made for concurrent use. Of their data, `T` can be shared, and access to
-// `T::Locked` is what the lock is for.
+// SAFETY: Inodes are made for concurrent use. Of their data, `T` is `Sync`, and access to
+// `T::Locked` goes through guards of a lock.
 unsafe impl<T: InodeData> Sync for Inode<T> {}
 
 impl<T: InodeData> Inode<T> {
@@ -95,11 +173,11 @@ impl<T: InodeData> Inode<T> {
     ///
     /// # Safety
     ///
-    /// `inode` is valid for `'a`, and was a [`NewInode<T>`] before.
+    /// Callers must ensure that `inode` is valid for `'a` and was made as an inode with a `T`.
     #[inline]
     pub unsafe fn from_raw<'a>(inode: *mut bindings::inode) -> &'a Self {
-        // SAFETY: By the safety requirements; `Inode` is transparent.
-        // INVARIANT: A `NewInode` owns the private data, and leaves it to the inode.
+        // INVARIANT: By the safety requirements.
+        // SAFETY: `inode` is valid for `'a`, and `Inode` is transparent.
         unsafe { &*inode.cast() }
     }
 
@@ -111,33 +189,35 @@ impl<T: InodeData> Inode<T> {
 
     /// Returns the size of the file, in bytes.
     #[inline]
-    pub fn size(&self) -> bindings::loff_t {
-        // SAFETY: By the type invariants, this is valid.
+    pub fn size(&self) -> Offset {
+        // SAFETY: The inode is valid.
         unsafe { bindings::i_size_read(self.as_ptr()) }
     }
 
     /// Returns the number of the inode.
     #[inline]
-    pub fn number(&self) -> u64 {
-        // SAFETY: By the type invariants, this is valid; the number does not change.
+    pub fn ino(&self) -> u64 {
+        // SAFETY: The inode is valid; the number does not change.
         unsafe { (*self.as_ptr()).i_ino }
     }
 
     /// Returns the page cache.
     #[inline]
     pub fn mapping(&self) -> &AddressSpace {
-        // SAFETY: By the type invariants, this is valid, and its mapping is with it. `NewInode`
-        // gave it operations that leave folios to the page cache.
-        unsafe { AddressSpace::from_raw((*self.as_ptr()).i_mapping) }
+        // SAFETY: The inode is valid.
+        let mapping = unsafe { (*self.as_ptr()).i_mapping };
+        // SAFETY: The mapping lives as long as the inode. By the type invariants, it has the
+        // operations below, which use no private data of folios and no writeback.
+        unsafe { AddressSpace::from_raw(mapping) }
     }
 
     #[inline]
     fn private(&self) -> &Private<T> {
-        // SAFETY: By the type invariants, this is a valid pointer to that type.
+        // SAFETY: By the type invariants, this points to a `Private<T>`.
         unsafe { &*(*self.as_ptr()).i_private.cast() }
     }
 
-    /// Returns what the inode carries.
+    /// Returns the data of the inode.
     #[inline]
     pub fn data(&self) -> &T {
         &self.private().data
@@ -145,224 +225,204 @@ impl<T: InodeData> Inode<T> {
 
     /// Takes the `invalidate_lock` for writing. May sleep.
     #[inline]
-    pub fn invalidate_lock(&self) -> InvalidateGuard<'_, T::Locked> {
-        let data = NonNull::from(&self.private().locked).cast();
-
-        // SAFETY: The data lives as long as the inode, and is only reached through guards of the
-        // lock of this mapping.
-        unsafe { InvalidateGuard::new(self.mapping(), data) }
+    pub fn invalidate_lock(&self) -> InodeGuard<'_, T> {
+        InodeGuard {
+            inode: self,
+            // SAFETY: `locked` is pinned, private to this module, and used for guards of the lock
+            // of this mapping only.
+            guard: unsafe { InvalidateGuard::new(self.mapping(), &self.private().locked) },
+        }
     }
 
     /// Takes the `invalidate_lock` for reading. May sleep.
     #[inline]
     pub fn invalidate_lock_shared(&self) -> SharedInvalidateGuard<'_, T::Locked> {
-        let data = NonNull::from(&self.private().locked).cast();
-
-        // SAFETY: As for `invalidate_lock`.
-        unsafe { SharedInvalidateGuard::new(self.mapping(), data) }
+        // SAFETY: `locked` is private to this module, and used for guards of the lock of this
+        // mapping only.
+        unsafe { SharedInvalidateGuard::new(self.mapping(), &self.private().locked) }
     }
 
-    /// Takes the `invalidate_lock` for reading, unless somebody has it, or waits for it, for
+    /// Takes the `invalidate_lock` for reading, unless somebody holds it, or waits for it, for
     /// writing.
     #[inline]
     pub fn try_invalidate_lock_shared(&self) -> Option<SharedInvalidateGuard<'_, T::Locked>> {
-        let data = NonNull::from(&self.private().locked).cast();
-
-        // SAFETY: As for `invalidate_lock`.
-        unsafe { SharedInvalidateGuard::try_new(self.mapping(), data) }
+        // SAFETY: As for `invalidate_lock_shared`.
+        unsafe { SharedInvalidateGuard::try_new(self.mapping(), &self.private().locked) }
     }
 
-    /// Frees what the inode carries.
-    ///
-    /// # Safety
-    ///
-    /// The inode is about to go: nobody has a reference to it, or to what it carries.
-    #[inline]
-    pub(super) unsafe fn free_private(inode: *mut bindings::inode) {
-        // SAFETY: `inode` is valid. If there is private data, `NewInode::new` made it.
-        let private = unsafe { Pin::<KBox<Private<T>>>::try_from_foreign((*inode).i_private) };
-        // SAFETY: As above.
-        unsafe { (*inode).i_private = core::ptr::null_mut() };
-        drop(private);
-    }
-}
-
-/// An inode that nobody else can reach yet.
-///
-/// # Invariants
-///
-/// The inode is valid, of the file system that is mounted there, and the one reference to it is
-/// ours. Its private data is that of an [`Inode<T>`].
-pub struct NewInode<'a, T: InodeData> {
-    inode: NonNull<Inode<T>>,
-    mount: &'a Mount<T>,
-}
-
-impl<'a, T: InodeData> NewInode<'a, T> {
-    /// Takes over an inode, to which `make` returns a pointer, or an error pointer.
-    ///
-    /// It is that of a regular file, empty, which refuses changes of its attributes (`EINVAL`).
+    /// Gives an inode its data and the operations of `T`.
     ///
     /// # Errors
     ///
-    /// That of `make`, or [`ENOMEM`].
+    /// [`ENOMEM`].
     ///
     /// # Safety
     ///
-    /// `make` returns a reference, and the only one, to an inode in the super block that it is
-    /// given, without private data.
-    pub unsafe fn new(
-        mount: &'a Mount<T>,
-        make: impl FnOnce(*mut bindings::super_block) -> *mut bindings::inode,
-        locked: T::Locked,
+    /// Callers must ensure that `inode` is valid, that nobody else can reach it, that it has no
+    /// private data, and that [`drop_private`](Self::drop_private) is called when it is evicted.
+    pub(super) unsafe fn init_private(
+        inode: *mut bindings::inode,
+        locked: impl PinInit<T::Locked>,
         data: impl PinInit<T>,
-    ) -> Result<Self> {
-        let private = KBox::pin_init(
-            pin_init!(Private::<T> {
-                locked: UnsafeCell::new(locked),
+    ) -> Result {
+        let private = KBox::try_pin_init(
+            try_pin_init!(Private::<T> {
+                locked <- UnsafeCell::pin_init(locked),
                 data <- data,
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
 
-        let inode = from_err_ptr(make(mount.super_block()))?;
-        // SAFETY: The inode is valid, and only ours.
-        unsafe {
-            (*inode).i_private = private.into_foreign();
-            (*inode).i_op = &raw const *Self::OPERATIONS;
-            (*inode).i_mode |= bindings::S_IFREG as bindings::umode_t;
-        }
-
-        // SAFETY: `from_err_ptr` returned a pointer that is valid.
-        let inode = unsafe { NonNull::new_unchecked(inode.cast()) };
-        // INVARIANT: By the safety requirements; the private data was just set.
-        Ok(Self { inode, mount })
+        // SAFETY: By the safety requirements, nobody else uses the inode.
+        unsafe { (*inode).i_private = private.into_foreign() };
+        // SAFETY: The mapping is the inode's, which nobody else uses.
+        unsafe { (*(*inode).i_mapping).a_ops = &raw const *Self::AOPS };
+        Ok(())
     }
 
-    const OPERATIONS: &'static bindings::inode_operations = &bindings::inode_operations {
-        setattr: Some(refuse_setattr),
+    /// Frees the data of an inode.
+    ///
+    /// # Safety
+    ///
+    /// Callers must ensure that the inode is being evicted: nobody has a reference to it, or to its
+    /// data.
+    #[inline]
+    pub(super) unsafe fn drop_private(inode: *mut bindings::inode) {
+        // SAFETY: `inode` is valid.
+        let private = unsafe { (*inode).i_private };
+        // SAFETY: `inode` is valid, and nobody else uses it.
+        unsafe { (*inode).i_private = core::ptr::null_mut() };
+        // SAFETY: If there is private data, it is that of `init_private`, and nobody uses it.
+        drop(unsafe { Pin::<KBox<Private<T>>>::try_from_foreign(private) });
+    }
+
+    const AOPS: &'static bindings::address_space_operations = &bindings::address_space_operations {
+        dirty_folio: Some(bindings::noop_dirty_folio),
+        migrate_folio: Some(migrate_folio),
+        error_remove_folio: if T::HAS_ERROR_REMOVE_FOLIO {
+            Some(Self::error_remove_folio)
+        } else {
+            None
+        },
+        free_folio: if T::HAS_FREE_FOLIO {
+            Some(Self::free_folio)
+        } else {
+            None
+        },
         ..pin_init::zeroed()
     };
 
-    #[inline]
-    fn raw(&self) -> *mut bindings::inode {
-        self.inode.as_ptr().cast()
-    }
-
-    #[inline]
-    fn raw_mapping(&self) -> *mut bindings::address_space {
-        // SAFETY: By the type invariants, the inode is valid.
-        unsafe { (*self.raw()).i_mapping }
-    }
-
-    /// Sets the size of the file, in bytes.
-    #[inline]
-    pub fn set_size(&mut self, size: bindings::loff_t) {
-        // SAFETY: By the type invariants, nobody else reads it.
-        unsafe { (*self.raw()).i_size = size };
-    }
-
-    /// Sets what the page cache calls, and how it allocates.
-    #[inline]
-    pub fn set_mapping<A: AddressSpaceOperations<Inode = T>>(&mut self, gfp: Flags) {
-        let mapping = self.raw_mapping();
-
-        // SAFETY: By the type invariants, nobody else uses the mapping; the operations are for
-        // inodes of this type, and static.
-        unsafe {
-            (*mapping).a_ops = &raw const *AopsTable::<A>::TABLE;
-            (*mapping).gfp_mask = gfp.as_raw();
-        }
-    }
-
-    /// Keeps the kernel from the contents, and the folios where they are: not evicted, not moved.
-    #[inline]
-    pub fn set_inaccessible(&mut self) {
-        // SAFETY: By the type invariants, nobody else uses the mapping.
-        unsafe { bindings::mapping_set_inaccessible(self.raw_mapping()) };
-    }
-
-    /// Keeps the folios out of the direct map, too.
+    /// # Safety
     ///
-    /// # Errors
-    ///
-    /// `EOPNOTSUPP` if the direct map cannot be changed.
-    #[inline]
-    pub fn set_no_direct_map(&mut self) -> Result {
-        // SAFETY: By the type invariants, the mapping is valid; nobody uses it, and it is empty.
-        unsafe { AddressSpace::from_raw(self.raw_mapping()).set_no_direct_map() }
+    /// Callers must ensure that `folio` is locked and in `mapping`, which has these operations.
+    unsafe extern "C" fn error_remove_folio(
+        mapping: *mut bindings::address_space,
+        folio: *mut bindings::folio,
+    ) -> c_int {
+        // SAFETY: Only `init_private` gives a mapping these operations. The folio in the page cache
+        // keeps the inode from being evicted.
+        let inode = unsafe { Inode::from_raw((*mapping).host) };
+        // SAFETY: The folio is valid, and its lock keeps the index.
+        let first = unsafe { bindings::folio_pgoff(folio) };
+        // SAFETY: The folio is valid.
+        let nr_pages = nr_pages(unsafe { bindings::folio_order(folio) });
+
+        T::error_remove_folio(inode, PageRange::new(PageIndex::new(first), nr_pages)).into()
     }
 
-    /// Makes a file of the inode, open for reading and writing, with `flags` (`O_*`) added.
+    /// # Safety
     ///
-    /// The file keeps the module that owns the operations loaded.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOENT`] if that module is about to go, or [`ENOMEM`] or [`ENFILE`]. The inode is gone
-    /// then.
-    pub fn into_file<F: FileOperations<Inode = T>>(
-        self,
-        name: &'static CStr,
-        table: &'static FileTable<F>,
-        flags: u32,
-        data: F::Data,
-    ) -> Result<ARef<OpenFile<F>>> {
-        let fops = table.as_ptr();
+    /// Callers must ensure that `folio` is valid.
+    unsafe extern "C" fn free_folio(folio: *mut bindings::folio) {
+        // SAFETY: The folio is valid.
+        let pfn = Pfn::new(unsafe { bindings::folio_pfn(folio) });
+        // SAFETY: The folio is valid.
+        let nr_pages = nr_pages(unsafe { bindings::folio_order(folio) });
 
-        // SAFETY: The table is static.
-        if unsafe { bindings::fops_get(fops) }.is_null() {
-            return Err(ENOENT);
-        }
-
-        // SAFETY: The inode is valid and of that mount's file system; name and table are static.
-        let file = from_err_ptr(unsafe {
-            bindings::alloc_file_pseudo(
-                self.raw(),
-                self.mount.as_ptr(),
-                name.as_char_ptr(),
-                bindings::O_RDWR as c_int,
-                fops,
-            )
-        });
-        let file = match file {
-            Ok(file) => file,
-            Err(err) => {
-                // SAFETY: Taken above.
-                unsafe { bindings::fops_put(fops) };
-                return Err(err);
-            }
-        };
-
-        // The reference to the inode is the file's now.
-        let _ = ManuallyDrop::new(self);
-
-        // SAFETY: Nobody else knows of the file yet. It has operations of `F`, private data of
-        // `F`, and an inode of `F`.
-        unsafe {
-            (*file).f_flags |= flags;
-            (*file).private_data = data.into_foreign();
-            Ok(ARef::from_raw(NonNull::new_unchecked(file.cast())))
-        }
+        T::free_folio(RemovedFolio { pfn, nr_pages });
     }
 }
 
-impl<T: InodeData> Drop for NewInode<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants, the reference is ours. Whatever the inode carries goes
-        // with it.
-        unsafe { bindings::iput(self.raw()) };
-    }
+/// Returns the number of pages of a folio of the C `order`.
+#[inline]
+fn nr_pages(order: u32) -> usize {
+    Order::new(order).unwrap_or(Order::PAGE).nr_pages()
 }
 
-/// # Safety
-///
-/// None is needed. The VFS's type of this is that of an unsafe function.
-unsafe extern "C" fn refuse_setattr(
-    _idmap: *mut bindings::mnt_idmap,
-    _dentry: *mut bindings::dentry,
-    _attr: *mut bindings::iattr,
+/// Refuses to move a folio. The mapping says that its folios are not moved, so nobody should ask.
+extern "C" fn migrate_folio(
+    _mapping: *mut bindings::address_space,
+    _dst: *mut bindings::folio,
+    _src: *mut bindings::folio,
+    _mode: bindings::migrate_mode,
 ) -> c_int {
+    warn_on_once!(true);
     EINVAL.to_errno()
+}
+
+/// The `invalidate_lock` of an inode, held for writing.
+///
+/// Derefs to the data that the lock protects. Dropping this unlocks.
+#[must_use = "the lock unlocks immediately when the guard is unused"]
+pub struct InodeGuard<'a, T: InodeData> {
+    inode: &'a Inode<T>,
+    guard: InvalidateGuard<'a, T::Locked>,
+}
+
+impl<T: InodeData> InodeGuard<'_, T> {
+    /// Unmaps `pages` from everything that maps folios by their page frame number.
+    #[inline]
+    pub fn unmap(&self, pages: PageRange) -> Unmapped<'_, T> {
+        // INVARIANT: They are unmapped while the result of `unmap` exists.
+        Unmapped {
+            _unmapped: T::unmap(self.inode, &self.guard, pages),
+            guard: &self.guard,
+            pages,
+        }
+    }
+
+    /// Returns a pinned reference to the data that the lock protects.
+    #[inline]
+    pub fn as_mut(&mut self) -> Pin<&mut T::Locked> {
+        self.guard.as_mut()
+    }
+}
+
+impl<T: InodeData> Deref for InodeGuard<'_, T> {
+    type Target = T::Locked;
+
+    #[inline]
+    fn deref(&self) -> &T::Locked {
+        &self.guard
+    }
+}
+
+impl<T: InodeData<Locked: Unpin>> DerefMut for InodeGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T::Locked {
+        &mut self.guard
+    }
+}
+
+/// A range of pages that only the page cache and page tables of userspace have.
+///
+/// Dropping this allows others to map the pages again.
+///
+/// # Invariants
+///
+/// `pages` are unmapped, and cannot be mapped, other than by userspace.
+#[must_use = "the pages can be mapped again immediately when this is unused"]
+pub struct Unmapped<'a, T: InodeData> {
+    _unmapped: T::Unmapped<'a>,
+    guard: &'a InvalidateGuard<'a, T::Locked>,
+    pages: PageRange,
+}
+
+impl<T: InodeData> Unmapped<'_, T> {
+    /// Removes the folios, as [`InvalidateGuard::truncate_range`].
+    #[inline]
+    pub fn remove_folios(self) {
+        // SAFETY: By the type invariants, nothing but the page cache and userspace reaches them.
+        unsafe { self.guard.truncate_range(self.pages) };
+    }
 }

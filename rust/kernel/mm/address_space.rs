@@ -2,7 +2,25 @@
 
 //! Address spaces: the page cache of one inode.
 //!
+//! `struct address_space` maps page indices to folios. A folio enters it by [`add_folio`] or
+//! [`add_batch`] and leaves it by [`truncate_range`]. An address space may be set to have
+//! [no direct map]: the page cache then removes each folio from the kernel's direct map before
+//! others can find it, and puts it back, cleared, after it was removed.
+//!
+//! Adding folios needs no lock of the caller. Removing them needs the `invalidate_lock`, held for
+//! writing, which also keeps those away that hold it for reading while they add folios. Owners put
+//! their own data under the same lock; [`InvalidateGuard`] and [`SharedInvalidateGuard`] are the
+//! way to it. (These are not [`lock::Guard`]: the lock and the data it protects are in different
+//! structures, and there is no [`lock::Backend`] for a lock that can be shared.)
+//!
 //! C header: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
+//!
+//! [`add_folio`]: AddressSpace::add_folio
+//! [`add_batch`]: AddressSpace::add_batch
+//! [`truncate_range`]: InvalidateGuard::truncate_range
+//! [no direct map]: AddressSpace::set_no_direct_map
+//! [`lock::Guard`]: crate::sync::lock::Guard
+//! [`lock::Backend`]: crate::sync::lock::Backend
 
 use crate::{
     alloc::Flags,
@@ -14,12 +32,18 @@ use crate::{
         Error,
         Result, //
     },
-    mm::folio::{
-        pages_of_order,
-        LockedFolio,
-        NewFolio, //
+    mm::{
+        folio::{
+            Init,
+            LockedFolio,
+            NewFolio, //
+        },
+        pgoff::{
+            Order,
+            PageIndex,
+            PageRange, //
+        }, //
     },
-    page::PAGE_SIZE,
     sync::aref::ARef,
     types::{
         NotThreadSafe,
@@ -27,20 +51,14 @@ use crate::{
     },
 };
 use core::{
+    cell::UnsafeCell,
     ops::{
         Deref,
-        DerefMut,
-        Range, //
+        DerefMut, //
     },
+    pin::Pin,
     ptr::NonNull, //
 };
-
-/// Returns the offset in bytes of the page `index`, if a file can be that long.
-fn byte_offset(index: usize) -> Option<bindings::loff_t> {
-    bindings::loff_t::try_from(index)
-        .ok()?
-        .checked_mul(PAGE_SIZE as bindings::loff_t)
-}
 
 /// The page cache of an inode.
 ///
@@ -49,23 +67,23 @@ fn byte_offset(index: usize) -> Option<bindings::loff_t> {
 /// # Invariants
 ///
 /// * The address space is valid for as long as a reference to it exists.
-/// * Folios in it need nothing but what the page cache itself does: no private data, no writeback.
+/// * Its folios have no private data and no writeback: the page cache alone decides when they are
+///   removed, under the `invalidate_lock`.
 #[repr(transparent)]
 pub struct AddressSpace(Opaque<bindings::address_space>);
 
-// SAFETY: The page cache is made for concurrent use; whatever needs a lock takes it or asks for it.
+// SAFETY: The page cache is made for concurrent use: each method takes the locks that it needs.
 unsafe impl Sync for AddressSpace {}
 
-/// A folio that could not be inserted, and why.
+/// A folio that could not be added, and the reason.
 pub struct InsertError {
     /// The reason.
     pub error: Error,
-    /// The folio, as it was before.
+    /// The folio, with its contents.
     ///
-    /// [`None`] if it was taken out of the direct map and could not be put back: such a folio is
-    /// never freed, and nobody can have its contents any more. Also, now and then, if somebody else
-    /// held a reference for a moment.
-    pub folio: Option<NewFolio>,
+    /// [`None`] if it was removed from the direct map, and could not be put back. The memory
+    /// management never frees such a folio, and its contents are lost.
+    pub folio: Option<NewFolio<Init>>,
 }
 
 impl From<InsertError> for Error {
@@ -80,12 +98,15 @@ impl AddressSpace {
     ///
     /// # Safety
     ///
-    /// `mapping` is valid for `'a`. Whoever owns it leaves it to the page cache alone what happens
-    /// to its folios, and expects folios that are inserted here.
+    /// Callers must ensure that
+    ///
+    /// * `mapping` is valid for `'a`;
+    /// * its owner uses no private data of folios and no writeback, and copes with folios that are
+    ///   added here.
     #[inline]
     pub unsafe fn from_raw<'a>(mapping: *mut bindings::address_space) -> &'a Self {
-        // SAFETY: By the safety requirements; `AddressSpace` is transparent.
-        // INVARIANT: Likewise.
+        // INVARIANT: By the safety requirements.
+        // SAFETY: `mapping` is valid for `'a`, and `AddressSpace` is transparent.
         unsafe { &*mapping.cast() }
     }
 
@@ -106,153 +127,180 @@ impl AddressSpace {
     /// Callers must ensure that the address space is empty, and that nobody else can reach it yet.
     ///
     /// [`EOPNOTSUPP`]: crate::error::code::EOPNOTSUPP
-    // Inline: the C function is exported to one module, and this must not pass it on.
+    // Inline, since the C function is exported to kvm only: the kernel crate must not export it on.
     #[inline]
     pub unsafe fn set_no_direct_map(&self) -> Result {
         #[cfg(CONFIG_ARCH_HAS_SET_DIRECT_MAP)]
         {
-            // SAFETY: By the safety requirements, no folio was inserted with the other setting,
-            // and none is being inserted.
+            // SAFETY: By the safety requirements, no folio was added under the other setting.
             to_result(unsafe { bindings::mapping_set_no_direct_map(self.as_ptr()) })
         }
         #[cfg(not(CONFIG_ARCH_HAS_SET_DIRECT_MAP))]
         Err(crate::error::code::EOPNOTSUPP)
     }
 
-    /// Are the folios of this address space out of the direct map?
+    /// Returns whether the folios of this address space are out of the direct map.
     #[inline]
     pub fn no_direct_map(&self) -> bool {
-        // SAFETY: By the type invariants, this is valid.
+        // SAFETY: The address space is valid, and the flag does not change.
         unsafe { bindings::mapping_no_direct_map(self.as_ptr()) }
     }
 
-    /// Returns the number of pages that are in the page cache at the moment.
+    /// Returns the number of pages in the page cache at the moment.
     #[inline]
-    pub fn page_count(&self) -> usize {
-        // SAFETY: By the type invariants, this is valid; the field is written to by C only, as a
-        // whole.
+    pub fn nr_pages(&self) -> usize {
+        // SAFETY: The address space is valid. C writes the field as one word.
         unsafe { core::ptr::read_volatile(&raw const (*self.as_ptr()).nrpages) }
     }
 
-    /// Inserts a folio at `index`, counted in pages.
+    /// Returns whether a folio of this order can be added at `index`.
+    fn accepts(&self, order: Order, index: PageIndex) -> bool {
+        // SAFETY: The address space is valid.
+        let min = unsafe { bindings::mapping_min_folio_order(self.as_ptr()) };
+        // SAFETY: The address space is valid.
+        let max = unsafe { bindings::mapping_max_folio_order(self.as_ptr()) };
+        // SAFETY: The address space is valid.
+        let by_owner =
+            self.no_direct_map() && !unsafe { bindings::mapping_zaps_direct_map(self.as_ptr()) };
+
+        (min..=max).contains(&order.as_u32())
+            && index.is_aligned(order)
+            && PageRange::new(index, order.nr_pages()).end().offset().is_some()
+            // The owner takes its folios out of the direct map, where a `NewFolio` is.
+            && !by_owner
+    }
+
+    /// Adds a folio at `index` and marks it up to date.
     ///
-    /// May sleep. The result is locked; if [`no_direct_map`](Self::no_direct_map), the kernel has
+    /// May sleep. The result is locked. If this address space has [no direct map], the kernel has
     /// no mapping of the folio any more.
     ///
     /// # Errors
     ///
     /// The folio comes back, with its contents, and with
     ///
-    /// * [`EEXIST`] if there is a folio at `index` already;
-    /// * [`EINVAL`] if `index` is not a multiple of the folio's pages, or beyond what a file
-    ///   can have; the folio is smaller than what this address space has, or larger than a page
-    ///   where the page cache cannot have that; or the direct map cannot be changed;
+    /// * [`EEXIST`] if there is a folio at `index`;
+    /// * [`EINVAL`] if `index` is not a multiple of the folio's pages, or beyond the end of the
+    ///   largest file; if the address space has no folios of this order; or if its owner manages
+    ///   the direct map;
     /// * [`ENOMEM`] if there is no memory for the page cache, to split a large entry of the direct
     ///   map, or left in the memory cgroup.
     ///
+    /// [no direct map]: Self::no_direct_map
     /// [`EEXIST`]: crate::error::code::EEXIST
     /// [`ENOMEM`]: crate::error::code::ENOMEM
-    pub fn insert(
+    pub fn add_folio(
         &self,
-        folio: NewFolio,
-        index: usize,
+        folio: NewFolio<Init>,
+        index: PageIndex,
         gfp: Flags,
     ) -> Result<LockedFolio<'_>, InsertError> {
-        let order = folio.order();
-        let pages = pages_of_order(order);
-
-        // SAFETY: By the type invariants, this is valid.
-        let min_order = unsafe { bindings::mapping_min_folio_order(self.as_ptr()) };
-        if order < min_order
-            || (order > 0 && !cfg!(CONFIG_XARRAY_MULTI))
-            || index & pages.wrapping_sub(1) != 0
-            || index.checked_add(pages).and_then(byte_offset).is_none()
-        {
+        if !self.accepts(folio.order(), index) {
             return Err(InsertError {
                 error: EINVAL,
                 folio: Some(folio),
             });
         }
 
-        // SAFETY: By the type invariants, this is valid. A `NewFolio` is in no page cache, and the
-        // order and the alignment were checked.
+        // SAFETY: The address space is valid and takes such a folio at `index`, as was checked. A
+        // `NewFolio` is in no page cache, and nobody else uses it.
         let ret = unsafe {
-            bindings::filemap_add_folio(self.as_ptr(), folio.as_ptr(), index, gfp.as_raw())
+            bindings::filemap_add_folio(
+                self.as_ptr(),
+                folio.as_ptr(),
+                index.as_usize(),
+                gfp.as_raw(),
+            )
         };
         if let Err(error) = to_result(ret) {
-            // INVARIANT: A folio that is not back in the direct map was given a second reference,
-            // for good. (One that somebody happens to look at, for a moment, has two as well; its
-            // loss is no harm.)
-            // SAFETY: The folio is valid.
-            let is_ours = unsafe { bindings::folio_ref_count(folio.as_ptr()) } == 1;
-            let folio = is_ours.then_some(folio);
-            return Err(InsertError { error, folio });
+            return Err(InsertError {
+                error,
+                folio: folio.if_in_direct_map(),
+            });
         }
 
-        // SAFETY: The folio is in the page cache of `self` now, and was locked for us.
-        Ok(unsafe { LockedFolio::new(folio.into_folio()) })
+        // SAFETY: The folio was added to `self`, and `filemap_add_folio` locked it.
+        let folio = unsafe { LockedFolio::new(folio.into_folio()) };
+        folio.mark_uptodate();
+        Ok(folio)
     }
 
-    /// Inserts many folios, with one TLB flush for all.
+    /// Adds single pages, with one TLB flush for all, and marks them up to date.
     ///
-    /// Only if [`no_direct_map`](Self::no_direct_map); there is nothing to gain otherwise. May
-    /// sleep. The batch is empty after that. Where an index was taken already, what is there stays,
-    /// and the folio for it is freed.
+    /// Only if this address space has [no direct map]: for others [`add_folio`] costs the same. May
+    /// sleep. Where an index has a folio already, that one stays, and the new one is freed.
     ///
     /// # Errors
     ///
-    /// * [`EINVAL`] if the direct map cannot be changed, or is not what the page cache takes folios
-    ///   out of, or this address space has none that are single pages; none was inserted;
-    /// * [`ENOMEM`] as for [`insert`](Self::insert); some may have been inserted.
+    /// * [`EINVAL`] if the direct map cannot be changed, or is not the page cache's to change, or
+    ///   this address space has no single pages; no folio was added;
+    /// * [`ENOMEM`] as for [`add_folio`]; some folios may have been added.
     ///
+    /// [no direct map]: Self::no_direct_map
+    /// [`add_folio`]: Self::add_folio
     /// [`ENOMEM`]: crate::error::code::ENOMEM
-    // Inline: the C function is exported to one module, and this must not pass it on.
+    // Inline, since the C function is exported to kvm only: the kernel crate must not export it on.
     #[inline]
-    pub fn insert_batch(&self, batch: &mut FolioBatch) -> Result {
-        // SAFETY: By the type invariants, this is valid.
+    pub fn add_batch(&self, mut batch: FolioBatch) -> Result {
+        // SAFETY: The address space is valid.
         if unsafe { bindings::mapping_min_folio_order(self.as_ptr()) } > 0 {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariants, both are valid; the folios are in no page cache, have
-        // their index set to one that suits them, and the references are ours to give.
-        // INVARIANT: The batch is empty afterwards.
+        // INVARIANT: `filemap_add_batch` consumes the references and leaves the batch empty.
+        // SAFETY: The address space is valid. By the invariants of `FolioBatch`, the folios are in
+        // no page cache, have an index, and come with a reference each.
         to_result(unsafe { bindings::filemap_add_batch(self.as_ptr(), &mut batch.0) })
     }
 
-    /// Is there a folio at `index`, counted in pages?
+    /// Returns whether there is a folio at `index`.
     ///
-    /// The answer may be old when it arrives.
+    /// Without a lock the answer may be outdated.
     #[inline]
-    pub fn contains(&self, index: usize) -> bool {
-        // SAFETY: By the type invariants, this is valid; the entry is not looked into.
-        !unsafe { bindings::xa_load(&raw mut (*self.as_ptr()).i_pages, index) }.is_null()
+    pub fn has_folio(&self, index: PageIndex) -> bool {
+        // SAFETY: The address space is valid. The entry is not dereferenced.
+        let entry =
+            unsafe { bindings::xa_load(&raw mut (*self.as_ptr()).i_pages, index.as_usize()) };
+        // SAFETY: Any entry may be asked for its kind. Value entries are shadows of folios that
+        // were evicted.
+        !entry.is_null() && !unsafe { bindings::xa_is_value(entry) }
     }
 
-    /// Finds the folio that contains `index`, counted in pages, and locks it. May sleep.
+    /// Returns whether `folio` is the folio of this address space at `index`.
+    #[inline]
+    pub fn is_folio_at(&self, folio: &LockedFolio<'_>, index: PageIndex) -> bool {
+        folio.mapping() == self.as_ptr() && folio.pages().contains(index)
+    }
+
+    /// Finds the folio that contains `index`, and locks it. May sleep.
     ///
     /// # Errors
     ///
     /// [`ENOENT`](crate::error::code::ENOENT) if there is none.
-    pub fn lock_folio(&self, index: usize) -> Result<LockedFolio<'_>> {
-        // SAFETY: By the type invariants, this is valid.
-        let folio = from_err_ptr(unsafe { bindings::filemap_lock_folio(self.as_ptr(), index) })?;
+    pub fn lock_folio(&self, index: PageIndex) -> Result<LockedFolio<'_>> {
+        // SAFETY: The address space is valid.
+        let folio = unsafe { bindings::filemap_lock_folio(self.as_ptr(), index.as_usize()) };
+        let folio = from_err_ptr(folio)?;
 
-        // SAFETY: `filemap_lock_folio` does not return NULL, and it returned a reference, for us.
-        let folio = unsafe { ARef::from_raw(NonNull::new_unchecked(folio).cast()) };
-        // SAFETY: The folio is in the page cache of `self`, and was locked for us.
+        // SAFETY: `filemap_lock_folio` does not return NULL.
+        let folio = unsafe { NonNull::new_unchecked(folio) };
+        // SAFETY: It returned a reference for the caller.
+        let folio = unsafe { ARef::from_raw(folio.cast()) };
+        // SAFETY: It locked the folio, which is in the page cache of `self`.
         Ok(unsafe { LockedFolio::new(folio) })
     }
 
-    /// Takes the `invalidate_lock` for writing: no folio is added meanwhile by those who take it
-    /// for reading. May sleep.
+    /// Takes the `invalidate_lock` for writing. May sleep.
     #[inline]
     pub fn invalidate_lock(&self) -> InvalidateGuard<'_> {
-        // SAFETY: There is no data.
-        unsafe { InvalidateGuard::new(self, NonNull::dangling()) }
+        // SAFETY: `()` has no bytes, for which any aligned address is valid.
+        let nothing = unsafe { NonNull::<UnsafeCell<()>>::dangling().as_ref() };
+
+        // SAFETY: There is no data that others could access.
+        unsafe { InvalidateGuard::new(self, nothing) }
     }
 }
 
-/// Single pages that will be inserted together, each at its own index.
+/// Single pages that will be added together, each at its own index.
 ///
 /// Wraps `struct folio_batch`.
 ///
@@ -261,23 +309,29 @@ impl AddressSpace {
 /// ```
 /// use kernel::mm::{
 ///     address_space::FolioBatch,
-///     folio::NewFolio, //
+///     folio::NewFolio,
+///     pgoff::{
+///         Order,
+///         PageIndex, //
+///     }, //
 /// };
 ///
 /// let mut batch = FolioBatch::new();
-/// batch.push(NewFolio::alloc(0, GFP_KERNEL)?, 7)?;
+/// batch.push(NewFolio::alloc_zeroed(Order::PAGE, GFP_KERNEL)?, PageIndex::new(7))?;
 /// assert!(!batch.is_full());
 ///
-/// // Two pages are no single page, and come back.
-/// let refused = batch.push(NewFolio::alloc(1, GFP_KERNEL)?, 8);
+/// // Two pages are not a single page, and come back.
+/// let two = NewFolio::alloc_zeroed(Order::new(1).ok_or(EINVAL)?, GFP_KERNEL)?;
+/// let refused = batch.push(two, PageIndex::new(8));
 /// assert!(refused.is_err_and(|e| e.error == EINVAL && e.folio.is_some()));
 /// # Ok::<(), Error>(())
 /// ```
 ///
 /// # Invariants
 ///
-/// The batch owns the only reference to each of its folios, which are order 0, in no page cache,
-/// and have their index set to one that a file can have.
+/// The batch owns a reference to each of its folios. These are single pages with defined contents,
+/// in no page cache, used by nobody else, and have their index set to one that a file can have.
+#[must_use]
 pub struct FolioBatch(bindings::folio_batch);
 
 impl FolioBatch {
@@ -288,20 +342,20 @@ impl FolioBatch {
         Self(pin_init::zeroed())
     }
 
-    /// Returns whether no more folios fit in.
+    /// Returns whether the batch takes no more folios.
     #[inline]
     pub fn is_full(&self) -> bool {
         usize::from(self.0.nr) == self.0.folios.len()
     }
 
-    /// Adds a folio, which is meant for `index`, in pages.
+    /// Puts a folio into the batch, to be added at `index`.
     ///
     /// # Errors
     ///
     /// The folio comes back, with [`EINVAL`], if the batch is full, the folio is not a single page,
-    /// or `index` is beyond what a file can have.
-    pub fn push(&mut self, folio: NewFolio, index: usize) -> Result<(), InsertError> {
-        let fits = folio.order() == 0 && index.checked_add(1).and_then(byte_offset).is_some();
+    /// or `index` is beyond the end of the largest file.
+    pub fn push(&mut self, folio: NewFolio<Init>, index: PageIndex) -> Result<(), InsertError> {
+        let fits = folio.order() == Order::PAGE && index.saturating_add(1).offset().is_some();
         let Some(slot) = self
             .0
             .folios
@@ -314,10 +368,13 @@ impl FolioBatch {
             });
         };
 
-        // SAFETY: Nobody else knows of a `NewFolio`, so nobody else uses its index.
-        unsafe { bindings::folio_set_pgoff(folio.as_ptr(), index) };
-        // INVARIANT: The reference is owned by the batch from here on.
-        *slot = ARef::into_raw(folio.into_folio()).cast().as_ptr();
+        let folio = ARef::into_raw(folio.into_folio()).cast::<bindings::folio>();
+        // SAFETY: The folio is valid, and a field of it is computed.
+        let page = unsafe { &raw mut (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1 };
+        // SAFETY: The folio was a `NewFolio`: it is in no page cache, so nobody uses its index.
+        unsafe { (*page).__bindgen_anon_2.index = index.as_usize() };
+        // INVARIANT: The batch owns the reference from here on, and the index was set and checked.
+        *slot = folio.as_ptr();
         self.0.nr += 1;
         Ok(())
     }
@@ -341,17 +398,17 @@ impl Drop for FolioBatch {
 
 /// The `invalidate_lock` of an address space, held for writing.
 ///
-/// It is the key to what removes folios, and to the data of type `T` that the lock protects.
-/// Unlocks when it goes out of scope.
+/// While it is held, folios may be removed from the page cache, and the data of type `T` that the
+/// lock protects may be modified. Dropping this unlocks.
 ///
 /// # Invariants
 ///
-/// The lock is held for writing, by this task. `data` is valid for `'a`, and is reached through
-/// guards of this lock only.
+/// This task holds the lock for writing. `data` is accessed through guards of this lock only.
 #[must_use = "the lock unlocks immediately when the guard is unused"]
 pub struct InvalidateGuard<'a, T = ()> {
     mapping: &'a AddressSpace,
-    data: NonNull<T>,
+    // An `UnsafeCell` also makes the guard invariant in `T`, which can be written to.
+    data: &'a UnsafeCell<T>,
     _not_send: NotThreadSafe,
 }
 
@@ -360,13 +417,14 @@ impl<'a, T> InvalidateGuard<'a, T> {
     ///
     /// # Safety
     ///
-    /// `data` is valid for `'a`, and is reached through guards of this lock only.
+    /// Callers must ensure that `data` is accessed through guards of the `invalidate_lock` of
+    /// `mapping` only, and that it does not move if `T` is not [`Unpin`].
     #[inline]
-    pub(crate) unsafe fn new(mapping: &'a AddressSpace, data: NonNull<T>) -> Self {
-        // SAFETY: By the type invariants, this is valid.
+    pub(crate) unsafe fn new(mapping: &'a AddressSpace, data: &'a UnsafeCell<T>) -> Self {
+        // SAFETY: The address space is valid.
         unsafe { bindings::filemap_invalidate_lock(mapping.as_ptr()) };
 
-        // INVARIANT: We just took it; and the safety requirements.
+        // INVARIANT: The lock was just taken. The rest is by the safety requirements.
         Self {
             mapping,
             data,
@@ -374,24 +432,44 @@ impl<'a, T> InvalidateGuard<'a, T> {
         }
     }
 
-    /// Removes all folios from the pages `range`, unmapping them from userspace.
+    /// Returns a pinned reference to the data.
+    #[inline]
+    pub fn as_mut(&mut self) -> Pin<&mut T> {
+        // SAFETY: The lock is held for writing, so there is no other reference.
+        let data = unsafe { &mut *self.data.get() };
+        // SAFETY: `new` has callers ensure that the data does not move.
+        unsafe { Pin::new_unchecked(data) }
+    }
+
+    /// Removes all folios from the pages `range`, and unmaps them from userspace.
     ///
-    /// What a folio held is gone when this returns if [`AddressSpace::no_direct_map`], even if
-    /// somebody has a reference to it; a large folio that is only partly in the range stays, whole.
-    /// Waits for folio locks: the caller must have none.
-    pub fn truncate(&self, range: Range<usize>) {
+    /// If the address space has [no direct map], the contents are gone when this returns, even if
+    /// somebody has a reference to a folio. A large folio that is only partly in the range stays,
+    /// with all of its contents. Waits for folio locks: the caller must hold none.
+    ///
+    /// # Safety
+    ///
+    /// Callers must ensure that nothing but the page cache and page tables of userspace reaches the
+    /// folios in the range. Others, such as the stage 2 page tables of a guest, must have been
+    /// unmapped before, and must not map the folios again before this returns.
+    ///
+    /// [no direct map]: AddressSpace::no_direct_map
+    pub unsafe fn truncate_range(&self, range: PageRange) {
         if range.is_empty() {
             return;
         }
-        let Some(first) = byte_offset(range.start) else {
+        let Some(first) = range.start().offset() else {
             return;
         };
-        // All ones is how C says "to the end", however long the file.
-        let last = byte_offset(range.end)
+        // All ones is how C says "to the end", however long the file is.
+        let last = range
+            .end()
+            .offset()
             .and_then(|end| bindings::uoff_t::try_from(end - 1).ok())
             .unwrap_or(bindings::uoff_t::MAX);
 
-        // SAFETY: By the type invariants, this is valid and the lock is held.
+        // SAFETY: The address space is valid, and the lock is held for writing. By the safety
+        // requirements, nobody uses the folios after their last reference was put.
         unsafe { bindings::truncate_inode_pages_range(self.mapping.as_ptr(), first, last) };
     }
 }
@@ -401,16 +479,15 @@ impl<T> Deref for InvalidateGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariants; nobody else has it while we hold the lock.
-        unsafe { self.data.as_ref() }
+        // SAFETY: The lock is held for writing, so nobody else accesses the data.
+        unsafe { &*self.data.get() }
     }
 }
 
-impl<T> DerefMut for InvalidateGuard<'_, T> {
+impl<T: Unpin> DerefMut for InvalidateGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: As above.
-        unsafe { self.data.as_mut() }
+        self.as_mut().get_mut()
     }
 }
 
@@ -422,59 +499,62 @@ impl<T> Drop for InvalidateGuard<'_, T> {
     }
 }
 
-/// The `invalidate_lock` of an address space, held for reading, with others maybe.
+/// The `invalidate_lock` of an address space, held for reading.
 ///
-/// While it is held nothing is removed. Data of type `T` that the lock protects can be read.
-/// Unlocks when it goes out of scope.
+/// While it is held, no folio is removed, and the data of type `T` that the lock protects can be
+/// read. Others may hold it for reading at the same time. Dropping this unlocks.
 ///
 /// # Invariants
 ///
-/// The lock is held for reading, by this task. `data` is valid for `'a`, and is reached through
-/// guards of this lock only.
+/// This task holds the lock for reading. `data` is accessed through guards of this lock only.
 #[must_use = "the lock unlocks immediately when the guard is unused"]
 pub struct SharedInvalidateGuard<'a, T = ()> {
     mapping: &'a AddressSpace,
-    data: NonNull<T>,
+    data: &'a UnsafeCell<T>,
     _not_send: NotThreadSafe,
 }
 
 impl<'a, T> SharedInvalidateGuard<'a, T> {
-    /// Takes the lock if nobody has it, or waits for it, for writing.
-    ///
-    /// # Safety
-    ///
-    /// `data` is valid for `'a`, and is reached through guards of this lock only.
-    #[inline]
-    pub unsafe fn try_new(mapping: &'a AddressSpace, data: NonNull<T>) -> Option<Self> {
-        // SAFETY: By the type invariants, this is valid.
-        if unsafe { bindings::filemap_invalidate_trylock_shared(mapping.as_ptr()) } == 0 {
-            return None;
-        }
-
-        // INVARIANT: We just took it; and the safety requirements.
-        Some(Self {
-            mapping,
-            data,
-            _not_send: NotThreadSafe,
-        })
-    }
-
     /// Takes the lock. May sleep.
     ///
     /// # Safety
     ///
-    /// `data` is valid for `'a`, and is reached through guards of this lock only.
+    /// Callers must ensure that `data` is accessed through guards of the `invalidate_lock` of
+    /// `mapping` only.
     #[inline]
-    pub unsafe fn new(mapping: &'a AddressSpace, data: NonNull<T>) -> Self {
-        // SAFETY: By the type invariants, this is valid.
+    pub unsafe fn new(mapping: &'a AddressSpace, data: &'a UnsafeCell<T>) -> Self {
+        // SAFETY: The address space is valid.
         unsafe { bindings::filemap_invalidate_lock_shared(mapping.as_ptr()) };
 
-        // INVARIANT: We just took it; and the safety requirements.
+        // INVARIANT: The lock was just taken. The rest is by the safety requirements.
         Self {
             mapping,
             data,
             _not_send: NotThreadSafe,
         }
+    }
+
+    /// Takes the lock, unless somebody holds it, or waits for it, for writing.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new).
+    #[inline]
+    pub unsafe fn try_new(
+        mapping: &'a AddressSpace,
+        data: &'a UnsafeCell<T>,
+    ) -> Option<Self> {
+        // SAFETY: The address space is valid.
+        if unsafe { bindings::filemap_invalidate_trylock_shared(mapping.as_ptr()) } == 0 {
+            return None;
+        }
+
+        // INVARIANT: The lock was just taken. The rest is by the safety requirements.
+        Some(Self {
+            mapping,
+            data,
+            _not_send: NotThreadSafe,
+        })
     }
 }
 
@@ -483,8 +563,8 @@ impl<T> Deref for SharedInvalidateGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: By the type invariants; nobody writes it while we hold the lock.
-        unsafe { self.data.as_ref() }
+        // SAFETY: The lock is held for reading, so nobody modifies the data.
+        unsafe { &*self.data.get() }
     }
 }
 

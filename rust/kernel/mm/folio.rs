@@ -2,23 +2,32 @@
 
 //! Folios.
 //!
-//! A folio is a physically contiguous, naturally aligned power-of-two number of pages that is
-//! managed as one. This module has one Rust type for each thing that the holder of a folio may do
-//! with it, so that the kernel cannot touch the contents of a folio that has no direct map:
+//! A folio is a physically contiguous, naturally aligned, power-of-two number of pages that is
+//! managed as one unit. While a folio is being prepared, its owner writes its contents. Once it is
+//! in a page cache, others use it as well: userspace maps it, the memory management removes it,
+//! and for some files the kernel must not look at the contents any more. The page cache of such a
+//! file takes the folio out of the direct map, so that a read of it is a page fault in the kernel.
 //!
-//! * [`NewFolio`] is owned exclusively and in no page cache. It is the only type through which the
-//!   contents can be read or written.
-//! * [`LockedFolio`] is in the page cache of an [`AddressSpace`], and locked. Inserting a
-//!   [`NewFolio`] consumes it and yields one of these. It has no way to the contents.
-//! * [`Folio`] is behind a counted reference, and may be anywhere. No way to the contents either.
+//! So the types here follow a folio from its allocation, and only the first two have a way to the
+//! contents:
+//!
+//! * [`NewFolio<Uninit>`] was just allocated and holds whatever the memory held before. It can be
+//!   cleared, and nothing else.
+//! * [`NewFolio<Init>`] has contents, which its owner can read and write.
+//! * [`LockedFolio`] is in the page cache of an [`AddressSpace`] and locked. Adding a
+//!   [`NewFolio<Init>`] to an address space consumes it and returns one of these.
+//! * [`Folio`] is behind a counted reference, and may be anywhere.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
+//!
+//! [`AddressSpace`]: crate::mm::address_space::AddressSpace
 
 use crate::{
     alloc::{
         flags::{
+            __GFP_ZERO, //
             GFP_KERNEL,
-            GFP_KERNEL_ACCOUNT, //
+            GFP_KERNEL_ACCOUNT,
         },
         AllocError,
         Flags, //
@@ -28,8 +37,14 @@ use crate::{
         code::EINVAL,
         Result, //
     },
-    mm::address_space::AddressSpace,
+    mm::pgoff::{
+        Order,
+        PageIndex,
+        PageRange,
+        Pfn, //
+    },
     page::{
+        BorrowedPage,
         PAGE_SHIFT,
         PAGE_SIZE, //
     },
@@ -49,10 +64,10 @@ use core::{
     }, //
 };
 
-/// A folio that somebody holds a reference to.
+/// A folio that is behind a counted reference.
 ///
-/// Wraps `struct folio`. Its contents cannot be reached through this type: nothing is known about
-/// who else uses them, or whether they are in the direct map.
+/// Wraps `struct folio`. There is no way from here to the contents: others may be using them, and
+/// they may be out of the direct map.
 ///
 /// # Invariants
 ///
@@ -63,11 +78,10 @@ pub struct Folio(Opaque<bindings::folio>);
 // SAFETY: A folio may be used, and its last reference dropped, from any task.
 unsafe impl Send for Folio {}
 
-// SAFETY: All methods of `Folio` read what stays the same while a reference is held, or is atomic.
+// SAFETY: Methods of `Folio` read fields that are constant while a reference is held, or atomic.
 unsafe impl Sync for Folio {}
 
-// SAFETY: By the type invariants, folios are refcounted; `folio_get` and `folio_put` are the
-// functions for it.
+// SAFETY: By the type invariants, folios are refcounted.
 unsafe impl AlwaysRefCounted for Folio {
     #[inline]
     fn inc_ref(&self) {
@@ -77,7 +91,7 @@ unsafe impl AlwaysRefCounted for Folio {
 
     #[inline]
     unsafe fn dec_ref(obj: NonNull<Self>) {
-        // SAFETY: The caller gives up one reference.
+        // SAFETY: The caller owns a reference, which `folio_put` consumes.
         unsafe { bindings::folio_put(obj.cast().as_ptr()) };
     }
 }
@@ -89,68 +103,71 @@ impl Folio {
         self.0.get()
     }
 
-    /// Returns the order: the folio has `1 << order` [pages](Self::pages).
+    /// Returns the order.
     #[inline]
-    pub fn order(&self) -> u32 {
-        // SAFETY: By the type invariants, this is a valid folio.
-        unsafe { bindings::folio_order(self.as_ptr()) }
+    pub fn order(&self) -> Order {
+        // SAFETY: `self` is not a tail page, and a reference keeps the order as it is.
+        let order = unsafe { bindings::folio_order(self.as_ptr()) };
+        Order::new(order).unwrap_or(Order::PAGE)
     }
 
     /// Returns the number of pages.
     #[inline]
-    pub fn pages(&self) -> usize {
-        pages_of_order(self.order())
+    pub fn nr_pages(&self) -> usize {
+        self.order().nr_pages()
     }
 
     /// Returns the size in bytes.
     #[inline]
     pub fn size(&self) -> usize {
-        PAGE_SIZE.wrapping_mul(self.pages())
+        PAGE_SIZE.wrapping_mul(self.nr_pages())
     }
 
-    /// Did the hardware report an error in this memory?
+    /// Returns whether the hardware reported an error in one of the pages.
     #[inline]
     pub fn is_hwpoisoned(&self) -> bool {
-        // SAFETY: By the type invariants, this is a valid folio.
-        unsafe { bindings::folio_test_hwpoison(self.as_ptr()) }
+        // SAFETY: `self` is a valid folio; the flags are read atomically.
+        unsafe { bindings::folio_contain_hwpoisoned_page(self.as_ptr()) }
     }
 
     /// Returns the page frame number of the first page.
     #[inline]
-    pub fn pfn(&self) -> usize {
-        // SAFETY: By the type invariants, this is a valid folio.
-        unsafe { bindings::folio_pfn(self.as_ptr()) }
+    pub fn pfn(&self) -> Pfn {
+        // SAFETY: `self` is a valid folio.
+        Pfn::new(unsafe { bindings::folio_pfn(self.as_ptr()) })
     }
 }
 
-/// Returns how many pages a folio of `order` has.
+/// Returns `gfp` without `__GFP_ACCOUNT`.
 ///
-/// An order is much less than the number of bits; there is no panic for others.
-#[inline]
-pub(super) fn pages_of_order(order: u32) -> usize {
-    1usize.wrapping_shl(order)
-}
-
-/// Folios are charged when they are inserted. A second charge on top of that of the allocator would
-/// lose the first.
+/// The page cache charges folios when they are added. A second charge, by the allocator, would be
+/// overwritten by the first and never be returned.
 #[inline]
 pub(super) fn without_account(gfp: Flags) -> Flags {
     gfp & !(GFP_KERNEL_ACCOUNT & !GFP_KERNEL)
 }
 
-/// A folio that was just allocated: in no page cache, and nobody else has a reference to it.
+/// The contents of a [`NewFolio`] are undefined.
+pub enum Uninit {}
+
+/// The contents of a [`NewFolio`] are defined.
+pub enum Init {}
+
+/// A folio that was just allocated and is not in a page cache.
+///
+/// `S` is [`Uninit`] or [`Init`]. Memory that was not cleared holds data of its last owner, so only
+/// a `NewFolio<Init>` can be read or [added to an address space].
 ///
 /// # Examples
 ///
-/// What is in a folio is decided before it is inserted anywhere:
-///
 /// ```
-/// use kernel::{
-///     alloc::flags::__GFP_ZERO,
-///     mm::folio::NewFolio, //
+/// use kernel::mm::{
+///     folio::NewFolio,
+///     pgoff::Order, //
 /// };
 ///
-/// let mut folio = NewFolio::alloc(1, GFP_KERNEL | __GFP_ZERO)?;
+/// let order = Order::new(1).ok_or(EINVAL)?;
+/// let mut folio = NewFolio::alloc(order, GFP_KERNEL)?.zero();
 /// folio.write(0, b"first")?;
 /// folio.write(folio.size() - 4, b"last")?;
 ///
@@ -165,48 +182,17 @@ pub(super) fn without_account(gfp: Flags) -> Flags {
 ///
 /// # Invariants
 ///
-/// The one reference to the folio is owned by this value. The folio is in no page cache, mapped
-/// nowhere, and in the direct map (or in highmem).
+/// * This value owns a reference to the folio, and nobody else accesses the contents. (Others may
+///   hold references for a moment, from a lookup by page frame number.)
+/// * The folio is in no page cache, mapped nowhere, and in the direct map or in highmem.
+/// * If `S` is [`Init`], the contents are initialized.
+///
+/// [added to an address space]: crate::mm::address_space::AddressSpace::add_folio
 #[repr(transparent)]
-pub struct NewFolio(ARef<Folio>);
+pub struct NewFolio<S>(ARef<Folio>, PhantomData<S>);
 
-impl NewFolio {
-    /// Allocates a folio of `1 << order` pages.
-    ///
-    /// The contents are zero with [`__GFP_ZERO`], and whatever they were without it. The memory is
-    /// charged when it is inserted, so that `__GFP_ACCOUNT` has no effect here.
-    ///
-    /// # Errors
-    ///
-    /// [`AllocError`] if there is no such memory, or no such order.
-    ///
-    /// [`__GFP_ZERO`]: crate::alloc::flags::__GFP_ZERO
-    #[inline]
-    pub fn alloc(order: u32, gfp: Flags) -> Result<Self, AllocError> {
-        if order > bindings::MAX_PAGE_ORDER {
-            return Err(AllocError);
-        }
-
-        let gfp = without_account(gfp);
-
-        // SAFETY: The order is one that the allocator knows.
-        unsafe { Self::from_allocator(bindings::folio_alloc(gfp.as_raw(), order)) }
-    }
-
-    /// # Safety
-    ///
-    /// `folio` is NULL, or was just allocated for the caller.
-    #[inline]
-    pub(super) unsafe fn from_allocator(folio: *mut bindings::folio) -> Result<Self, AllocError> {
-        let folio = NonNull::new(folio).ok_or(AllocError)?;
-
-        // SAFETY: The allocator returned a reference, which is ours.
-        // INVARIANT: Nobody else knows of a folio that was just allocated, and the allocator has
-        // only memory that is in the direct map.
-        Ok(Self(unsafe { ARef::from_raw(folio.cast()) }))
-    }
-
-    // No `Deref` to `Folio`: from a `&Folio` anybody can make another reference.
+impl<S> NewFolio<S> {
+    // There is no `Deref` to `Folio`, since `ARef::from(&Folio)` would make a second reference.
 
     /// Returns the C folio.
     #[inline]
@@ -214,9 +200,9 @@ impl NewFolio {
         self.0.as_ptr()
     }
 
-    /// Returns the order, as [`Folio::order`].
+    /// Returns the order.
     #[inline]
-    pub fn order(&self) -> u32 {
+    pub fn order(&self) -> Order {
         self.0.order()
     }
 
@@ -226,21 +212,19 @@ impl NewFolio {
         self.0.size()
     }
 
-    /// Gives up the exclusive ownership, but not the reference.
+    /// Gives up the exclusive ownership, and keeps the reference.
     #[inline]
     pub(super) fn into_folio(self) -> ARef<Folio> {
         self.0
     }
 
-    /// Calls `f` with each part of `offset..offset + len` that lies in one page: the address of
-    /// the part, its offset from `offset`, and its length, in bytes.
-    ///
-    /// The address is valid for reads and writes of that length during the call only.
+    /// Calls `f` for each part of the bytes `offset..offset + len` that lies in one page, with the
+    /// page, the offset of the part within the page and from `offset`, and its length.
     fn for_each_part(
         &self,
         offset: usize,
         len: usize,
-        mut f: impl FnMut(*mut u8, usize, usize),
+        mut f: impl FnMut(BorrowedPage<'_>, usize, usize, usize) -> Result,
     ) -> Result {
         let end = offset.checked_add(len).ok_or(EINVAL)?;
         if end > self.size() {
@@ -252,18 +236,97 @@ impl NewFolio {
             let in_page = pos % PAGE_SIZE;
             let part = usize::min(PAGE_SIZE - in_page, end - pos);
 
-            // SAFETY: `pos` is less than the folio's size, so this page is one of the folio's.
-            let page = unsafe { bindings::folio_page(self.0.as_ptr(), pos >> PAGE_SHIFT) };
-            // SAFETY: `page` is valid, and by the type invariants not out of the direct map.
-            let addr = unsafe { bindings::kmap_local_page(page) };
-
-            f(addr.cast::<u8>().wrapping_add(in_page), pos - offset, part);
-
-            // SAFETY: `addr` came from `kmap_local_page`, and mappings are undone in reverse order.
-            unsafe { bindings::kunmap_local(addr) };
+            // SAFETY: `pos` is less than the size, so the folio has this page.
+            let page = unsafe { bindings::folio_page(self.as_ptr(), pos >> PAGE_SHIFT) };
+            // SAFETY: A page of a folio has a `struct page`.
+            let page = unsafe { NonNull::new_unchecked(page) };
+            // SAFETY: The page is valid as long as the folio, which `self` has a reference to.
+            f(
+                unsafe { BorrowedPage::from_raw(page) },
+                in_page,
+                pos - offset,
+                part,
+            )?;
             pos += part;
         }
         Ok(())
+    }
+}
+
+impl NewFolio<Uninit> {
+    /// Allocates a folio.
+    ///
+    /// `__GFP_ACCOUNT` has no effect: the memory is charged when it is added to an address space.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] if there is no such memory.
+    #[inline]
+    pub fn alloc(order: Order, gfp: Flags) -> Result<Self, AllocError> {
+        let gfp = without_account(gfp);
+
+        // SAFETY: By the invariants of `Order`, the allocator has such folios.
+        let folio = unsafe { bindings::folio_alloc(gfp.as_raw(), order.as_u32()) };
+        // SAFETY: The folio was just allocated.
+        unsafe { Self::from_raw(folio) }
+    }
+
+    /// Takes over a folio from the page allocator; NULL is an error.
+    ///
+    /// # Safety
+    ///
+    /// Callers must ensure that `folio` is NULL, or was just allocated and is not used by anybody
+    /// else.
+    #[inline]
+    pub(super) unsafe fn from_raw(folio: *mut bindings::folio) -> Result<Self, AllocError> {
+        let folio = NonNull::new(folio).ok_or(AllocError)?;
+
+        // SAFETY: The allocator returned a reference, which the caller passes on.
+        let folio = unsafe { ARef::from_raw(folio.cast()) };
+        // INVARIANT: By the safety requirements nobody uses the folio, and the page allocator has
+        // only memory that is in the direct map. Nothing is claimed about the contents.
+        Ok(Self(folio, PhantomData))
+    }
+
+    /// Clears the folio.
+    #[inline]
+    pub fn zero(self) -> NewFolio<Init> {
+        // This cannot fail: the range is the whole folio, and each part lies in one page.
+        let _ = self.for_each_part(0, self.size(), |page, in_page, _, len| {
+            // SAFETY: By the type invariants, nobody else accesses the contents.
+            unsafe { page.fill_zero_raw(in_page, len) }
+        });
+        // INVARIANT: All bytes were written.
+        NewFolio(self.0, PhantomData)
+    }
+
+    /// Declares the contents initialized, for memory that was allocated with [`__GFP_ZERO`].
+    ///
+    /// # Safety
+    ///
+    /// Callers must ensure that all bytes of the folio are initialized.
+    #[inline]
+    pub(super) unsafe fn assume_init(self) -> NewFolio<Init> {
+        // INVARIANT: By the safety requirements.
+        NewFolio(self.0, PhantomData)
+    }
+}
+
+impl NewFolio<Init> {
+    /// Allocates a folio that is zero.
+    ///
+    /// As [`NewFolio::alloc`] and [`NewFolio::zero`], but clears the memory only once where the
+    /// page allocator clears it in any case.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] if there is no such memory.
+    #[inline]
+    pub fn alloc_zeroed(order: Order, gfp: Flags) -> Result<Self, AllocError> {
+        let folio = NewFolio::alloc(order, gfp | __GFP_ZERO)?;
+
+        // SAFETY: `__GFP_ZERO` has the allocator clear the memory.
+        Ok(unsafe { folio.assume_init() })
     }
 
     /// Copies from the folio, beginning at byte `offset`.
@@ -272,10 +335,10 @@ impl NewFolio {
     ///
     /// [`EINVAL`] if the range is not within the folio; nothing is copied then.
     pub fn read(&self, offset: usize, dst: &mut [u8]) -> Result {
-        self.for_each_part(offset, dst.len(), |src, at, len| {
-            // SAFETY: `for_each_part` gives an address that is valid for `len` bytes, of memory
-            // that only this value gives access to; `at + len` does not exceed `dst.len()`.
-            unsafe { ptr::copy_nonoverlapping(src, dst[at..].as_mut_ptr(), len) };
+        self.for_each_part(offset, dst.len(), |page, in_page, at, len| {
+            let dst = dst.get_mut(at..at + len).ok_or(EINVAL)?;
+            // SAFETY: `dst` has `len` bytes. By the type invariants, nobody writes to the folio.
+            unsafe { page.read_raw(dst.as_mut_ptr(), in_page, len) }
         })
     }
 
@@ -285,28 +348,48 @@ impl NewFolio {
     ///
     /// [`EINVAL`] if the range is not within the folio; nothing is copied then.
     pub fn write(&mut self, offset: usize, src: &[u8]) -> Result {
-        self.for_each_part(offset, src.len(), |dst, at, len| {
-            // SAFETY: `for_each_part` gives an address that is valid for `len` bytes, of memory
-            // that only this value gives access to; `at + len` does not exceed `src.len()`.
-            unsafe { ptr::copy_nonoverlapping(src[at..].as_ptr(), dst, len) };
+        self.for_each_part(offset, src.len(), |page, in_page, at, len| {
+            let src = src.get(at..at + len).ok_or(EINVAL)?;
+            // SAFETY: `src` has `len` bytes. By the type invariants, nobody else accesses the
+            // folio.
+            unsafe { page.write_raw(src.as_ptr(), in_page, len) }
         })
+    }
+
+    /// Returns the folio if it is in the direct map, as the type invariants require.
+    ///
+    /// A folio that the page cache zapped for an insertion that then failed, and could not restore,
+    /// is not. The memory management keeps a reference to it, so it is never freed.
+    pub(super) fn if_in_direct_map(self) -> Option<Self> {
+        #[cfg(CONFIG_ARCH_HAS_SET_DIRECT_MAP)]
+        for n in 0..self.0.nr_pages() {
+            // SAFETY: The folio has this page.
+            let page = unsafe { bindings::folio_page(self.as_ptr(), n) };
+            // SAFETY: The page is valid, since `self` has a reference to its folio.
+            if !unsafe { bindings::kernel_page_present(page) } {
+                return None;
+            }
+        }
+        Some(self)
     }
 }
 
 /// A locked folio in the page cache of an address space.
 ///
-/// The address space may have no direct map, so there is no way from here to the contents: they
-/// were written before the insertion, or are reached through userspace mappings.
+/// It has an index, page frame numbers and flags, and no contents: these were written before, or
+/// are reached through userspace mappings.
 ///
-/// The folio is unlocked, and the reference put, when this is dropped.
+/// Dropping this unlocks the folio and puts the reference.
 ///
 /// # Invariants
 ///
 /// * This value owns a reference to the folio, and the folio lock.
 /// * The folio is in the page cache of an address space that outlives `'a`.
+#[must_use = "the folio is unlocked immediately when this is unused"]
 pub struct LockedFolio<'a> {
     folio: ARef<Folio>,
-    _mapping: PhantomData<&'a AddressSpace>,
+    // Invariant: what holds for the address space of one folio is not claimed of another.
+    _mapping: PhantomData<&'a ()>,
 }
 
 impl LockedFolio<'_> {
@@ -314,50 +397,58 @@ impl LockedFolio<'_> {
     ///
     /// # Safety
     ///
-    /// The caller owns the folio lock, and `folio` is in the page cache of an address space that
-    /// outlives the lifetime of the result.
+    /// Callers must ensure that
+    ///
+    /// * they own the folio lock, and pass it on;
+    /// * `folio` is in the page cache of an address space that outlives the lifetime of the result.
     #[inline]
     pub(super) unsafe fn new(folio: ARef<Folio>) -> Self {
-        // INVARIANT: By the safety requirements of this function.
+        // INVARIANT: By the safety requirements.
         Self {
             folio,
             _mapping: PhantomData,
         }
     }
 
-    /// Returns the index in the address space, in pages.
+    /// Returns the index of the first page.
     #[inline]
-    pub fn index(&self) -> usize {
-        // SAFETY: The folio is in the page cache, so it has an index, and the lock keeps it there.
-        unsafe { bindings::folio_pgoff(self.folio.as_ptr()) }
+    pub fn index(&self) -> PageIndex {
+        // SAFETY: A folio in the page cache has an index, and the lock keeps it there.
+        PageIndex::new(unsafe { bindings::folio_pgoff(self.as_ptr()) })
     }
 
-    /// Is it in this address space?
+    /// Returns the indices of all pages.
     #[inline]
-    pub fn is_in(&self, mapping: &AddressSpace) -> bool {
-        // SAFETY: By the type invariants, this is a valid folio, and the lock keeps it where it is.
-        unsafe { bindings::folio_address_space(self.folio.as_ptr()) == mapping.as_ptr() }
+    pub fn pages(&self) -> PageRange {
+        PageRange::new(self.index(), self.nr_pages())
     }
 
-    /// Returns the page frame number of the page at `index`, which is one of this folio's.
+    /// Returns the C address space that the folio is in.
     #[inline]
-    pub fn pfn_at(&self, index: usize) -> usize {
-        self.pfn()
-            .wrapping_add(index & self.pages().wrapping_sub(1))
+    pub(super) fn mapping(&self) -> *mut bindings::address_space {
+        // SAFETY: The folio is valid, and not a tail page.
+        let page = unsafe { &raw const (*self.as_ptr()).__bindgen_anon_1.__bindgen_anon_1 };
+        // SAFETY: The folio lock keeps the mapping from being changed.
+        unsafe { (*page).mapping }
     }
 
-    /// Returns the index after the last page of this folio, in pages.
+    /// Returns the page frame number of the page at `index`; [`None`] if the folio does not have
+    /// it.
     #[inline]
-    pub fn next_index(&self) -> usize {
-        self.index().saturating_add(self.pages())
+    pub fn pfn_of(&self, index: PageIndex) -> Option<Pfn> {
+        let pages = self.pages();
+
+        pages.contains(index).then(|| {
+            self.pfn()
+                .wrapping_add(pages.start().as_usize().abs_diff(index.as_usize()))
+        })
     }
 
-    /// Marks the contents as what they will be: they are there, and need not be brought from
-    /// anywhere.
+    /// Marks the folio up to date: its contents are valid.
     #[inline]
-    pub fn mark_uptodate(&self) {
-        // SAFETY: By the type invariants, this is a valid folio.
-        unsafe { bindings::folio_mark_uptodate(self.folio.as_ptr()) };
+    pub(super) fn mark_uptodate(&self) {
+        // SAFETY: This is a valid folio, which is locked.
+        unsafe { bindings::folio_mark_uptodate(self.as_ptr()) };
     }
 
     /// Unlocks the folio and keeps the reference.
@@ -365,11 +456,16 @@ impl LockedFolio<'_> {
     pub fn unlock(self) -> ARef<Folio> {
         let this = ManuallyDrop::new(self);
 
-        // SAFETY: By the type invariants, we own the lock.
+        // SAFETY: By the type invariants, this value owns the lock.
         unsafe { bindings::folio_unlock(this.folio.as_ptr()) };
-
-        // SAFETY: `this` is not dropped, so that the reference is moved out just once.
+        // SAFETY: `this` is not dropped, so the reference is moved out once.
         unsafe { ptr::read(&this.folio) }
+    }
+
+    /// Returns the C folio, with the lock and the reference, which callers have to put.
+    #[inline]
+    pub fn into_raw(self) -> *mut bindings::folio {
+        ManuallyDrop::new(self).folio.as_ptr()
     }
 }
 
@@ -385,7 +481,7 @@ impl Deref for LockedFolio<'_> {
 impl Drop for LockedFolio<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, we own the lock.
+        // SAFETY: By the type invariants, this value owns the lock.
         unsafe { bindings::folio_unlock(self.folio.as_ptr()) };
     }
 }

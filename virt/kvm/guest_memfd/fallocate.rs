@@ -1,26 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocating memory before it is used, and giving it back.
+//! `fallocate(2)`: allocating memory before it is used, and punching holes.
 
 use crate::{
-    invalidate,
-    memory::{
+    inode::{
         alloc_folio,
         get_folio,
         Memory, //
     },
     range, //
 };
-use core::ops::Range;
 use kernel::{
     bindings::{
-        loff_t,
         FALLOC_FL_KEEP_SIZE,
         FALLOC_FL_PUNCH_HOLE, //
     },
     current,
-    fs::inode::Inode,
-    mm::address_space::FolioBatch,
+    fs::{
+        file::Offset,
+        inode::Inode, //
+    },
+    mm::{
+        address_space::FolioBatch,
+        pgoff::{
+            PageIndex,
+            PageRange, //
+        }, //
+    },
     prelude::*,
     task::cond_resched, //
 };
@@ -29,69 +35,62 @@ use kernel::{
 ///
 /// # Errors
 ///
-/// `EOPNOTSUPP` for a mode that does not keep the size, or does something else than to allocate or
-/// to punch a hole; `EINVAL` if the range is not one of whole pages, or, to allocate, not within
-/// the file; `ENOMEM`; `EINTR` after a part was allocated.
-pub(crate) fn fallocate(inode: &Inode<Memory>, mode: u32, offset: loff_t, len: loff_t) -> Result {
+/// `EOPNOTSUPP` for a mode without `FALLOC_FL_KEEP_SIZE`, or with a flag besides that and
+/// `FALLOC_FL_PUNCH_HOLE`; `EINVAL` if the range is not one of whole pages, or, when allocating,
+/// not within the file; `ENOMEM`; `EINTR` after a part was allocated.
+pub(crate) fn fallocate(inode: &Inode<Memory>, mode: u32, offset: Offset, len: Offset) -> Result {
     if mode & FALLOC_FL_KEEP_SIZE == 0 || mode & !(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE) != 0
     {
         return Err(EOPNOTSUPP);
     }
-    let pages = range::pages(offset, len)?;
+    let pages = PageRange::from_bytes(offset, len).ok_or(EINVAL)?;
 
     if mode & FALLOC_FL_PUNCH_HOLE != 0 {
-        punch_hole(inode, pages);
+        inode.invalidate_lock().unmap(pages).remove_folios();
         return Ok(());
     }
-    if pages.end > range::page_count(inode.size()) {
+    if pages.end() > range::file_pages(inode.size()).end() {
         return Err(EINVAL);
     }
     allocate(inode, pages)
 }
 
-fn punch_hole(inode: &Inode<Memory>, pages: Range<usize>) {
-    let locked = inode.invalidate_lock();
-    let invalidation = invalidate::start(inode, &locked, pages.clone());
-
-    locked.truncate(pages);
-
-    drop(invalidation);
-}
-
-fn allocate(inode: &Inode<Memory>, pages: Range<usize>) -> Result {
-    // Nothing of it is punched before all of it is there.
+/// Allocates all `pages` that have no folio.
+fn allocate(inode: &Inode<Memory>, mut pages: PageRange) -> Result {
+    // No hole is punched in the range before all of it is allocated.
     let _locked = inode.invalidate_lock_shared();
-    let mut index = pages.start;
 
-    while index < pages.end {
+    while !pages.is_empty() {
         if current!().signal_pending() {
             return Err(EINTR);
         }
 
-        index = if inode.mapping().no_direct_map() {
-            allocate_batch(inode, index..pages.end)?
+        let next = if inode.mapping().no_direct_map() {
+            allocate_batch(inode, pages)?
         } else {
-            get_folio(inode, index)?.next_index()
+            let (folio, _) = get_folio(inode, pages.start())?;
+            folio.pages().end()
         };
+        pages = pages.tail(next);
         cond_resched();
     }
     Ok(())
 }
 
-/// Fills holes in the `pages`, as many as one batch takes, and returns where to go on.
-fn allocate_batch(inode: &Inode<Memory>, mut pages: Range<usize>) -> Result<usize> {
-    /// Where all is there already, a batch would never be full.
+/// Allocates some of the `pages`, as many as fit into one batch, and returns where to go on.
+fn allocate_batch(inode: &Inode<Memory>, mut pages: PageRange) -> Result<PageIndex> {
+    /// The most pages to look at. Where all have a folio the batch never becomes full.
     const MOST: usize = 512;
 
     let mapping = inode.mapping();
     let mut batch = FolioBatch::new();
     let mut result = Ok(());
-    pages.end = pages.end.min(pages.start.saturating_add(MOST));
+    pages = pages.intersection(PageRange::new(pages.start(), MOST));
 
     while !pages.is_empty() && !batch.is_full() {
-        let index = pages.start;
+        let index = pages.start();
 
-        if !mapping.contains(index) {
+        if !mapping.has_folio(index) {
             match alloc_folio(inode, index) {
                 Ok(folio) => batch.push(folio, index)?,
                 Err(err) => {
@@ -100,11 +99,11 @@ fn allocate_batch(inode: &Inode<Memory>, mut pages: Range<usize>) -> Result<usiz
                 }
             }
         }
-        pages.start = index.saturating_add(1);
+        pages = pages.tail(index.saturating_add(1));
     }
 
-    // What there was memory for is inserted in any case.
-    mapping.insert_batch(&mut batch)?;
+    // Add those for which there was memory, in any case.
+    mapping.add_batch(batch)?;
     result?;
-    Ok(pages.start)
+    Ok(pages.start())
 }

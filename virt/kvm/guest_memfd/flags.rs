@@ -4,43 +4,38 @@
 
 use kernel::{
     bindings,
+    impl_flags,
     prelude::*, //
 };
 
-/// Flags that are valid together, and supported where they are used.
-#[derive(Clone, Copy)]
-pub(crate) struct Flags(u64);
+impl_flags!(
+    /// The flags of a guest_memfd.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct Flags(u64);
+
+    /// One of the flags of a guest_memfd, `GUEST_MEMFD_FLAG_*`.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) enum Flag {
+        /// Userspace may map the file.
+        Mmap = bindings::GUEST_MEMFD_FLAG_MMAP as u64,
+        /// The memory is shared between guest and host. Without this it is private to the guest.
+        InitShared = bindings::GUEST_MEMFD_FLAG_INIT_SHARED as u64,
+        /// The memory is not in the direct map.
+        NoDirectMap = bindings::GUEST_MEMFD_FLAG_NO_DIRECT_MAP as u64,
+    }
+);
 
 impl Flags {
-    const MMAP: u64 = bindings::GUEST_MEMFD_FLAG_MMAP as u64;
-    const INIT_SHARED: u64 = bindings::GUEST_MEMFD_FLAG_INIT_SHARED as u64;
-    const NO_DIRECT_MAP: u64 = bindings::GUEST_MEMFD_FLAG_NO_DIRECT_MAP as u64;
-
-    /// Checks what userspace asks for.
+    /// Checks the flags that userspace asks for against those that the VM supports.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if there is a flag that is not `supported`.
+    /// `EINVAL` if there is another flag.
     pub(crate) fn new(asked: u64, supported: u64) -> Result<Self> {
-        if asked & !supported != 0 {
+        if asked & !(supported & Self::all_bits()) != 0 {
             return Err(EINVAL);
         }
         Ok(Self(asked))
-    }
-
-    /// Userspace may map the file.
-    pub(crate) fn can_be_mapped(self) -> bool {
-        self.0 & Self::MMAP != 0
-    }
-
-    /// The memory is shared between the guest and the host; private to the guest otherwise.
-    pub(crate) fn is_shared(self) -> bool {
-        self.0 & Self::INIT_SHARED != 0
-    }
-
-    /// The memory is not in the direct map.
-    pub(crate) fn no_direct_map(self) -> bool {
-        self.0 & Self::NO_DIRECT_MAP != 0
     }
 }
 
@@ -49,33 +44,32 @@ impl Flags {
 mod tests {
     use super::*;
 
-    const ALL: u64 = Flags::MMAP | Flags::INIT_SHARED | Flags::NO_DIRECT_MAP;
+    const ALL: u64 = Flags::all_bits();
 
     #[test]
-    fn each_flag_is_its_own() {
-        for bit in [Flags::MMAP, Flags::INIT_SHARED, Flags::NO_DIRECT_MAP] {
-            let flags = Flags::new(bit, ALL).unwrap_or(Flags(0));
-            assert_eq!(flags.can_be_mapped(), bit == Flags::MMAP);
-            assert_eq!(flags.is_shared(), bit == Flags::INIT_SHARED);
-            assert_eq!(flags.no_direct_map(), bit == Flags::NO_DIRECT_MAP);
+    fn the_numbers_are_those_of_the_uapi() {
+        assert_eq!(Flag::Mmap as u64, 1);
+        assert_eq!(Flag::InitShared as u64, 2);
+        assert_eq!(Flag::NoDirectMap as u64, 4);
+        assert_eq!(ALL, 7);
+    }
+
+    #[test]
+    fn unsupported_flags_are_refused() {
+        assert!(Flags::new(ALL, ALL).is_ok());
+        assert!(Flags::new(0, 0).is_ok());
+        assert!(Flags::new(4, ALL & !4).is_err());
+        for bit in 3..u64::BITS {
+            assert!(Flags::new(1 << bit, ALL).is_err());
+            assert!(Flags::new(ALL | 1 << bit, u64::MAX).is_err());
         }
     }
 
     #[test]
-    fn the_numbers_are_those_of_the_uapi() {
-        assert_eq!(Flags::MMAP, 1);
-        assert_eq!(Flags::INIT_SHARED, 2);
-        assert_eq!(Flags::NO_DIRECT_MAP, 4);
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused() {
-        assert!(Flags::new(ALL, ALL).is_ok());
-        assert!(Flags::new(0, 0).is_ok());
-        assert!(Flags::new(Flags::NO_DIRECT_MAP, ALL & !Flags::NO_DIRECT_MAP).is_err());
-        for bit in 3..u64::BITS {
-            assert!(Flags::new(1 << bit, ALL).is_err());
-            assert!(Flags::new(ALL | 1 << bit, ALL).is_err());
+    fn supported_flags_are_kept() {
+        for flag in [Flag::Mmap, Flag::InitShared, Flag::NoDirectMap] {
+            let flags = Flags::new(flag as u64, ALL).unwrap_or(Flags::empty());
+            assert!(flags == flag.into());
         }
     }
 }

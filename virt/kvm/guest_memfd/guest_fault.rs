@@ -1,68 +1,96 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Page faults of guests.
+//!
+//! KVM resolves a fault on memory from a guest_memfd by asking for the page frame number behind a
+//! guest frame number. This takes no lock but that of the folio. The memslot may be deleted, the
+//! file closed or the page removed at any time. KVM notices the first and the last by
+//! `mmu_invalidate_seq`, and retries; a file that is being closed is refused here.
 
 use crate::{
-    boundary::{
-        self,
-        Slot, //
-    },
-    memory::{
+    flags::Flag,
+    inode::{
         get_folio,
-        GuestMemfd, //
-    }, //
+        Opened, //
+    },
+    kvm::Slot,
+    range::Gfn, //
 };
 use kernel::{
-    fs::operations::OpenFile,
-    mm::folio::{
-        Folio,
-        LockedFolio, //
+    mm::{
+        folio::{
+            Folio,
+            LockedFolio, //
+        },
+        pgoff::{
+            PageIndex,
+            Pfn, //
+        }, //
     },
     prelude::*,
     sync::aref::ARef, //
 };
 
-/// Returns the folio behind `gfn`, which is in `slot`; `file` is what the slot had.
+/// A page behind a guest frame number.
+pub(crate) struct GuestPage<F> {
+    /// The folio that has the page.
+    pub(crate) folio: F,
+    /// The index of the page in the file.
+    pub(crate) index: PageIndex,
+    /// The page frame number.
+    pub(crate) pfn: Pfn,
+    /// Whether the page was added to the page cache for this.
+    pub(crate) added: bool,
+}
+
+/// Returns the page behind `gfn`, which is in `slot`. `gmem` is the file that the slot had.
 ///
 /// # Errors
 ///
-/// `EFAULT` if the slot lost its file meanwhile, `EIO` if it lost its pages in the file,
-/// `EHWPOISON` if the hardware reported an error in the memory, `ENOMEM`.
-pub(crate) fn lock_folio<'a>(
-    file: &'a OpenFile<GuestMemfd>,
+/// `EFAULT` if the slot lost its file meanwhile, `EIO` if the slot is not bound to the page any
+/// more, `EHWPOISON` if the hardware reported an error in the memory, `ENOMEM`.
+pub(crate) fn lock_page<'a>(
+    gmem: Opened<'a>,
     slot: &Slot,
-    gfn: u64,
-) -> Result<(usize, LockedFolio<'a>)> {
-    if !slot.has_file(file) {
+    gfn: Gfn,
+) -> Result<GuestPage<LockedFolio<'a>>> {
+    if !slot.has_file(gmem.file) {
         return Err(EFAULT);
     }
-
     let index = slot.placement().index(gfn);
-    if !file.data().is_bound(index, slot) {
+    if !gmem.view.is_bound(index, slot) {
         return Err(EIO);
     }
 
-    let folio = get_folio(file.inode(), index)?;
+    let (folio, added) = get_folio(gmem.inode, index)?;
     if folio.is_hwpoisoned() {
         return Err(EHWPOISON);
     }
-    Ok((index, folio))
+    Ok(GuestPage {
+        pfn: folio.pfn_of(index).ok_or(EIO)?,
+        folio,
+        index,
+        added,
+    })
 }
 
-/// Returns the page frame number behind `gfn`, which is in `slot`, and the folio of it.
+/// Returns the page behind `gfn`, which is in `slot`, with a reference to its folio.
 ///
-/// Where memory is private to the guest, it is the guest's when this returns.
+/// Memory that is private to the guest is made so before this returns.
 ///
 /// # Errors
 ///
-/// `EFAULT` if the file is being closed; those of [`lock_folio`]; those of the architecture.
-pub(crate) fn get_pfn(slot: &Slot, gfn: u64) -> Result<(usize, ARef<Folio>, usize)> {
-    let file = slot.file().ok_or(EFAULT)?;
-    let (index, folio) = lock_folio(&file, slot, gfn)?;
-    let pfn = folio.pfn_at(index);
+/// Those of [`lock_page`] and of the architecture.
+pub(crate) fn get_pfn(gmem: Opened<'_>, slot: &Slot, gfn: Gfn) -> Result<GuestPage<ARef<Folio>>> {
+    let page = lock_page(gmem, slot, gfn)?;
 
-    if !file.inode().data().flags().is_shared() {
-        boundary::make_private(file.data().vm(), gfn, &folio, index)?;
+    if !gmem.inode.data().has(Flag::InitShared) {
+        gmem.view.vm().make_private(gfn, page.pfn)?;
     }
-    Ok((pfn, folio.unlock(), index))
+    Ok(GuestPage {
+        folio: page.folio.unlock(),
+        index: page.index,
+        pfn: page.pfn,
+        added: page.added,
+    })
 }

@@ -1,51 +1,110 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! guest_memfd: the memory of guests, behind a file descriptor.
+//! guest_memfd: guest memory behind a file descriptor.
 //!
-//! The same as [`virt/kvm/guest_memfd.c`](srctree/virt/kvm/guest_memfd.c), for the same callers
-//! ([`virt/kvm/guest_memfd.h`](srctree/virt/kvm/guest_memfd.h)). What this adds is that the
-//! compiler knows which folio the kernel may look into: a [`NewFolio`], which is in no page cache.
-//! All that this crate gets back from the page cache is a [`LockedFolio`] or a [`Folio`], which
-//! have no way to the contents.
+//! This is [`virt/kvm/guest_memfd.c`] in Rust, with the same uAPI and the same callers. The kernel
+//! must not access guest memory that is in the page cache, and here the types say so: contents can
+//! be accessed in a [`NewFolio`], which is not in the page cache yet. A [`LockedFolio`], which is,
+//! and a [`Folio`] have none.
 //!
-//! An inode is the memory. An open file is how one virtual machine sees it, with the memslots that
-//! are bound to parts of it.
+//! An *inode* is the memory. An open *file* of it is one virtual machine's view of the memory: its
+//! *memslots*, each bound to a range of pages.
 //!
-//! # Lock order
+//! # Files of this crate
+//!
+//! Each imports from those above it only:
 //!
 //! ```text
-//! kvm->slots_lock                     binding, unbinding, closing, populating
-//!   mapping->invalidate_lock          who changes bindings or removes folios has it for writing,
-//!                                     who adds folios to order, or walks bindings, for reading
-//!     folio lock                      one at a time; a batch of new ones
-//!     kvm->gpc_aliases.lock           unmapping from KVM itself
-//!     kvm->mmu_lock                   unmapping from guests
-//!       Bindings' own spinlock        one lookup or change
+//! range          flags             sizes, guest frame numbers; the flags of the ioctl
+//! kvm                              virtual machines, memslots, locks, invalidation    unsafe
+//! memslots                         which memslot is bound to which pages
+//! inode                            the memory: folios, and the file system
+//! invalidate                       unmapping pages from guests
+//! guest_fault    user_fault        page faults of guests, and of userspace
+//! fallocate      populate          allocating, punching holes; contents for TDX and SNP
+//! memory_failure                   hardware errors
+//! file                             operations, creation, binding memslots
+//! exports                          kvm_gmem_*(), for C                                unsafe
 //! ```
 //!
-//! A page fault, of userspace or of a guest, takes only the folio lock, and the bindings' own.
-//! Memory failure comes with the folio locked, and does not wait for `invalidate_lock`: if that is
-//! not free, a work item takes it later, with no folio locked.
+//! `kvm.c` and `kvm.h` are the C side of `kvm` and `exports`.
 //!
+//! # Where to look
+//!
+//! The functions in [`exports`], by their C callers, and where they lead:
+//!
+//! * `kvm_init()` and `kvm_exit()` call `kvm_gmem_init()` and `kvm_gmem_exit()`, which mount and
+//!   unmount [`inode::FS`].
+//! * `KVM_CREATE_GUEST_MEMFD` calls `kvm_gmem_create()`: [`file::create`].
+//! * `kvm_set_memory_region()` calls `kvm_gmem_prepare_memory_region()` for a new memslot, which
+//!   [`file::check`]s it against its file.
+//! * `kvm_set_memslot()` calls `kvm_gmem_commit_memory_region()`, which binds the memslot:
+//!   [`file::bind`], [`memslots::Files::bind`].
+//! * `kvm_free_memslot()` calls `kvm_gmem_unbind()`: [`file::unbind`].
+//! * Stage 2 faults and `gfn_to_pfn_cache` call `kvm_gmem_get_pfn()`: [`guest_fault::get_pfn`],
+//!   which takes the page from [`inode::get_folio`].
+//! * TDX and SNP call `kvm_gmem_populate()`: `populate::populate`.
+//!
+//! The VFS calls [`file::GuestMemfd`], the operations on a file:
+//!
+//! * `fallocate()`: [`fallocate::fallocate`], which also punches holes;
+//! * `mmap()` and page faults: [`user_fault`];
+//! * `release()`, when the last reference to a file was put.
+//!
+//! The page cache calls [`inode::Memory`], as [`InodeData`]:
+//!
+//! * to unmap pages before it removes their folios: [`invalidate::unmap`];
+//! * when memory fails: [`memory_failure`].
+//!
+//! # Locks
+//!
+//! From the outermost to the innermost:
+//!
+//! | lock                       | held for writing by           | held for reading by           |
+//! |----------------------------|-------------------------------|-------------------------------|
+//! | `kvm->slots_lock`          | binding, unbinding, closing a | -                             |
+//! |                            | file, populating              |                               |
+//! | `mapping->invalidate_lock` | the same, and punching holes  | `fallocate()` when it         |
+//! |                            |                               | allocates, memory failure     |
+//! | folio lock                 | adding, finding and removing  | -                             |
+//! |                            | a folio                       |                               |
+//! | `kvm->gpc_aliases.lock`    | unmapping from a              | -                             |
+//! |                            | `gfn_to_pfn_cache`            |                               |
+//! | `kvm->mmu_lock`            | unmapping from stage 2        | -                             |
+//! | the maple tree's, in       | binding, unbinding, going     | -                             |
+//! | [`memslots`]               | over the memslots of a range  |                               |
+//!
+//! A page fault of userspace or of a guest takes the folio lock only.
+//!
+//! Memory failure holds the folio lock before it looks for guests that have the page mapped. So it
+//! only tries to take the `invalidate_lock`, and leaves the rest to a work item if that fails.
+//!
+//! [`virt/kvm/guest_memfd.c`]: srctree/virt/kvm/guest_memfd.c
 //! [`Folio`]: kernel::mm::folio::Folio
+//! [`InodeData`]: kernel::fs::inode::InodeData
 //! [`LockedFolio`]: kernel::mm::folio::LockedFolio
 //! [`NewFolio`]: kernel::mm::folio::NewFolio
 
 #![crate_name = "guest_memfd"]
 
-/// The name in the kernel log, as `module!` would define it.
-#[allow(dead_code)]
-const __LOG_PREFIX: &[u8] = b"kvm\0";
-
-mod bindings;
-mod boundary;
+mod exports;
 mod fallocate;
+mod file;
 mod flags;
 mod guest_fault;
+mod inode;
 mod invalidate;
-mod memory;
+mod kvm;
 mod memory_failure;
+mod memslots;
 #[cfg(CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE)]
 mod populate;
 mod range;
 mod user_fault;
+
+// `#[vtable]` looks for it here.
+use kvm::LocalModule;
+
+/// The prefix of messages in the kernel log, as `module!` would define it.
+#[allow(dead_code)]
+const __LOG_PREFIX: &[u8] = b"kvm\0";

@@ -1,35 +1,86 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Unmapping from guests, and keeping them from mapping again for the moment.
+//! Unmapping pages from guests, until their folios are removed or guests may have them again.
+//!
+//! KVM maps guest memory into stage 2 without a reference to the folio, and maps pages that it
+//! accesses itself through `gfn_to_pfn_cache`. Both have to let go of a page before its folio is
+//! freed, and must not map it again in between.
+//!
+//! [`unmap`] does that for all files of an inode. The page cache calls it, as [`InodeData::unmap`],
+//! for everybody who removes folios: see [`kernel::fs::inode`].
+//!
+//! [`InodeData::unmap`]: kernel::fs::inode::InodeData::unmap
 
 use crate::{
-    bindings::BoundView,
-    boundary::Invalidation,
-    memory::Memory, //
+    flags::Flag,
+    inode::Memory,
+    memslots::{
+        BoundView,
+        Files, //
+    }, //
 };
-use core::ops::Range;
-use kernel::fs::inode::Inode;
+use kernel::{
+    fs::inode::Inode,
+    mm::pgoff::PageRange, //
+};
 
-/// Unmaps the `pages` of `inode` from guests, and from what KVM itself reaches guest memory by.
+/// Pages that no guest has mapped. Guest faults on them retry until this is dropped.
 ///
-/// They cannot be mapped again until the result is dropped. [`None`] if no memslot has any of them.
-/// `view` comes from a guard of the `invalidate_lock`, and the result must not outlive that: so
-/// nothing is bound meanwhile.
-pub(crate) fn start<'a>(
+/// The files, and with them their bindings, are borrowed: the memslots that have some of the pages
+/// stay the same, so that the invalidation of each VM ends as it was started.
+#[must_use = "guests can map the pages again immediately when this is unused"]
+pub(crate) struct Invalidated<'a> {
+    files: &'a Files,
+    pages: PageRange,
+}
+
+impl Drop for Invalidated<'_> {
+    fn drop(&mut self) {
+        for view in self.files.iter() {
+            if view.slots(self.pages).next().is_some() {
+                view.vm().end_invalidation();
+            }
+        }
+    }
+}
+
+/// Unmaps `pages` of `inode` from the guests of all `files`.
+pub(crate) fn unmap<'a>(
     inode: &Inode<Memory>,
-    view: &'a Option<BoundView>,
-    pages: Range<usize>,
-) -> Option<Invalidation<'a>> {
-    let view = view.as_ref()?;
-    let private = !inode.data().flags().is_shared();
-    let mut slots = view.slots(pages.clone());
-    let first = slots.next()?;
+    files: &'a Files,
+    pages: PageRange,
+) -> Invalidated<'a> {
+    for view in files.iter() {
+        start(inode, view, pages);
+    }
+    Invalidated { files, pages }
+}
+
+/// Unmaps all pages of `inode` from the guest of one file, which is being closed.
+///
+/// Guest faults need a reference to the file, so they do not map the pages again.
+pub(crate) fn unmap_closing(inode: &Inode<Memory>, view: &BoundView) {
+    if start(inode, view, PageRange::ALL) {
+        view.vm().end_invalidation();
+    }
+}
+
+/// Unmaps `pages` from stage 2 and from `gfn_to_pfn_cache`s.
+///
+/// Returns whether an invalidation was started: whether a memslot has some of the pages. Without a
+/// memslot there is nothing to unmap: unbinding one unmaps its pages.
+fn start(inode: &Inode<Memory>, view: &BoundView, pages: PageRange) -> bool {
+    let private = !inode.data().has(Flag::InitShared);
+    let mut slots = view.slots(pages).peekable();
+    if slots.peek().is_none() {
+        return false;
+    }
 
     let mut unmapping = view.vm().start_invalidation();
-    for slot in core::iter::once(first).chain(slots) {
-        unmapping.unmap(slot, slot.placement().gfns(&pages), private);
+    for slot in slots {
+        unmapping.unmap(slot, slot.placement().gfns(pages), private);
     }
-    let invalidation = unmapping.finish();
-    view.vm().unmap_aliases(inode, pages);
-    Some(invalidation)
+    view.vm().keep(unmapping.finish());
+    view.vm().unmap_pfncaches(inode.mapping(), pages);
+    true
 }

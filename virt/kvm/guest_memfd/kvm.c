@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The C side of guest_memfd in Rust: what is a macro, a field of a structure that
- * Rust does not see, a weak function, or exported to kvm alone. What is exported
- * here are entry points, which are in boundary.rs.
+ * The C side of guest_memfd in Rust: access to fields of structures that are opaque
+ * to Rust, macros, weak functions, and calls of functions that are exported to kvm
+ * only. The functions that this file exports are defined in exports.rs.
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
@@ -62,7 +62,7 @@ struct file *gmem_slot_file(const struct kvm_memory_slot *slot)
 	return READ_ONCE(slot->gmem.file);
 }
 
-/* NULL if the file is being closed, even while the slot still has it. */
+/* Returns NULL if the file is being closed, even while the slot still has it. */
 struct file *gmem_slot_get_file(struct kvm_memory_slot *slot)
 {
 	return get_file_active(&slot->gmem.file);
@@ -137,10 +137,10 @@ void gmem_invalidate_end(struct kvm *kvm)
 	KVM_MMU_UNLOCK(kvm);
 }
 
-void gmem_unmap_aliases(struct kvm *kvm, struct inode *inode,
-			unsigned long start, unsigned long end)
+void gmem_unmap_pfncaches(struct kvm *kvm, struct address_space *mapping,
+			  unsigned long start, unsigned long end)
 {
-	kvm_gpc_unmap_gmem(kvm, inode->i_mapping, start, end);
+	kvm_gpc_unmap_gmem(kvm, mapping, start, end);
 }
 
 static struct workqueue_struct *gmem_workqueue;
@@ -156,39 +156,41 @@ void gmem_destroy_workqueue(void)
 	destroy_workqueue(gmem_workqueue);
 }
 
-struct gmem_memory_failure {
+struct gmem_deferred_unmap {
 	struct work_struct work;
 	struct inode *inode;
 	unsigned long start;
 	unsigned long end;
+	gmem_unmap_cb unmap;
 };
 
-static void gmem_memory_failure_work(struct work_struct *work)
+static void gmem_deferred_unmap_work(struct work_struct *work)
 {
-	struct gmem_memory_failure *failure =
-		container_of(work, struct gmem_memory_failure, work);
+	struct gmem_deferred_unmap *deferred =
+		container_of(work, struct gmem_deferred_unmap, work);
 
-	gmem_unmap_memory_failure(failure->inode, failure->start, failure->end);
-	iput(failure->inode);
-	kfree(failure);
+	deferred->unmap(deferred->inode, deferred->start, deferred->end);
+	iput(deferred->inode);
+	kfree(deferred);
 }
 
-void gmem_defer_memory_failure(struct inode *inode, unsigned long start,
-			       unsigned long end)
+void gmem_defer_unmap(struct inode *inode, unsigned long start,
+		      unsigned long end, gmem_unmap_cb unmap)
 {
-	struct gmem_memory_failure *failure;
+	struct gmem_deferred_unmap *deferred;
 
 	/* An inode that is being evicted has no files, and so no guests. */
 	if (!igrab(inode))
 		return;
 
-	/* If this failed, guests would keep the page that has the error. */
-	failure = kmalloc_obj(*failure, GFP_KERNEL | __GFP_NOFAIL);
-	INIT_WORK(&failure->work, gmem_memory_failure_work);
-	failure->inode = inode;
-	failure->start = start;
-	failure->end = end;
-	queue_work(gmem_workqueue, &failure->work);
+	/* If this failed, guests would keep a page that has an error. */
+	deferred = kmalloc_obj(*deferred, GFP_KERNEL | __GFP_NOFAIL);
+	INIT_WORK(&deferred->work, gmem_deferred_unmap_work);
+	deferred->inode = inode;
+	deferred->start = start;
+	deferred->end = end;
+	deferred->unmap = unmap;
+	queue_work(gmem_workqueue, &deferred->work);
 }
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_CONVERT

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Between guest_memfd in Rust and the rest of KVM, in both directions.
+ * Functions between guest_memfd in Rust and the rest of KVM, in both directions.
  *
- * For bindgen: kvm_host.h has more than Rust needs to see, so struct kvm and struct
- * kvm_memory_slot are opaque there. What is declared here and in kvm_host.h must be
- * the same; kvm.c, which includes both, has the compiler compare.
+ * This is what bindgen reads instead of kvm_host.h, so struct kvm and struct
+ * kvm_memory_slot are opaque to Rust. A function that is declared in both headers
+ * must be declared the same; the compiler checks that in kvm.c, which includes both.
  */
 #ifndef __KVM_GUEST_MEMFD_KVM_H
 #define __KVM_GUEST_MEMFD_KVM_H
@@ -15,12 +15,13 @@
 
 #include "../guest_memfd.h"
 
+struct address_space;
 struct file;
 struct inode;
 struct page;
 struct super_block;
 
-/* In Rust: boundary.rs. Six more are in guest_memfd.h. */
+/* In Rust: exports.rs. Six more are in guest_memfd.h. */
 
 typedef int (*kvm_gmem_populate_cb)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
 				    struct page *page, void *opaque);
@@ -32,8 +33,9 @@ long kvm_gmem_populate(struct kvm *kvm, gfn_t start_gfn, void __user *src,
 		       long npages, bool may_writeback_src,
 		       kvm_gmem_populate_cb post_populate, void *opaque);
 
-void gmem_unmap_memory_failure(struct inode *inode, unsigned long start,
-			       unsigned long end);
+/* Unmaps the pages from @start to @end, which is exclusive, from guests. */
+typedef void (*gmem_unmap_cb)(struct inode *inode, unsigned long start,
+			      unsigned long end);
 
 /* In C: kvm_main.c and kvm.c. */
 
@@ -72,13 +74,13 @@ bool gmem_invalidate_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 			   gfn_t start, gfn_t end, bool private);
 void gmem_invalidate_unlock(struct kvm *kvm, bool flush);
 void gmem_invalidate_end(struct kvm *kvm);
-void gmem_unmap_aliases(struct kvm *kvm, struct inode *inode,
-			unsigned long start, unsigned long end);
+void gmem_unmap_pfncaches(struct kvm *kvm, struct address_space *mapping,
+			  unsigned long start, unsigned long end);
 
 int gmem_create_workqueue(void);
 void gmem_destroy_workqueue(void);
-void gmem_defer_memory_failure(struct inode *inode, unsigned long start,
-			       unsigned long end);
+void gmem_defer_unmap(struct inode *inode, unsigned long start,
+		      unsigned long end, gmem_unmap_cb unmap);
 
 bool gmem_is_private(struct kvm *kvm, gfn_t gfn);
 int gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,

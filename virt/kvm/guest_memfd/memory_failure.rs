@@ -1,49 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hardware errors in memory, and memory that goes back to the host.
+//! Hardware errors in memory.
+//!
+//! A page with an error is unmapped from guests, and stays in the file until userspace punches a
+//! hole there: what becomes of the memory is userspace's decision. A guest that touches the page
+//! again makes KVM look it up, which finds the error and reports it to the VMM.
 
 use crate::{
-    boundary,
+    inode::Memory,
     invalidate,
-    memory::{
-        GuestMemfd,
-        Memory, //
-    }, //
+    kvm, //
 };
-use core::ops::Range;
 use kernel::{
-    fs::inode::Inode,
-    mm::aops::{
-        AddressSpaceOperations,
-        FreedFolio, //
-    }, //
+    fs::inode::{
+        Inode,
+        MfResult, //
+    },
+    mm::pgoff::PageRange, //
 };
 
-/// Unmaps `pages` from guests, which have an error, and stay in the file until they are removed.
+/// Unmaps `pages` from guests, now or soon.
 ///
-/// Context: with no folio locked.
-pub(crate) fn unmap(inode: &Inode<Memory>, pages: Range<usize>) {
-    let locked = inode.invalidate_lock_shared();
-
-    drop(invalidate::start(inode, &locked, pages));
-}
-
-impl AddressSpaceOperations for GuestMemfd {
-    type Inode = Memory;
-
-    const FREES_FOLIOS: bool = cfg!(CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM);
-
-    /// What becomes of the range is for userspace to decide. A guest that touches the page again
-    /// has KVM find out, which tells the VMM.
-    fn memory_failure(inode: &Inode<Memory>, pages: Range<usize>) {
-        // Punching a hole waits for the folio, which is locked here, and has this lock.
-        match inode.try_invalidate_lock_shared() {
-            Some(locked) => drop(invalidate::start(inode, &locked, pages)),
-            None => boundary::defer_memory_failure(inode, pages),
-        }
+/// The caller holds the folio lock. Punching a hole holds the `invalidate_lock` when it waits for
+/// folio locks, so this must not wait for the `invalidate_lock`. If that is taken, a work item
+/// waits for it instead.
+pub(crate) fn error_remove_folio(inode: &Inode<Memory>, pages: PageRange) -> MfResult {
+    match inode.try_invalidate_lock_shared() {
+        Some(files) => drop(invalidate::unmap(inode, &files, pages)),
+        None => kvm::defer_unmap(inode, pages),
     }
-
-    fn free_folio(folio: FreedFolio) {
-        boundary::reclaim(&folio);
-    }
+    MfResult::Delayed
 }

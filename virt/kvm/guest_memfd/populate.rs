@@ -1,58 +1,73 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The first contents of private memory.
+//! The initial contents of private memory, for TDX and SNP.
+//!
+//! The architecture copies a page of userspace into private memory and has the firmware measure it,
+//! by a callback for each page.
 
 use crate::{
-    boundary::{
-        is_private,
+    guest_fault::lock_page,
+    inode::Opened,
+    kvm::{
         Slot,
-        UserPage,
-        Vm, //
+        SlotsLocked,
+        UserPage, //
     },
-    guest_fault::lock_folio,
-    memory::GuestMemfd, //
+    range::Gfn, //
 };
 use kernel::{
     current,
-    fs::operations::OpenFile,
+    mm::pgoff::{
+        PageRange,
+        Pfn, //
+    },
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    uaccess::UserPtr, //
 };
 
-/// What is to be put where.
+/// The pages of userspace to copy from.
+#[derive(Clone, Copy)]
 pub(crate) struct Source {
-    /// Address of the first page in userspace, aligned; 0 for none.
-    pub(crate) address: usize,
-    /// Whether the architecture may write to the pages there.
+    /// The first page, if there are any.
+    pub(crate) start: Option<UserPtr>,
+    /// Whether the architecture may write to the pages.
     pub(crate) writable: bool,
 }
 
-/// Has `post_populate` fill up to `count` pages from `first`, which is in `slot`, with the source
-/// page of each.
-///
-/// Returns how many it has filled. The caller holds `slots_lock`.
+/// Calls `post_populate` for up to `count` pages of `slot` from `first` on, with the source page of
+/// each, and returns for how many it succeeded. `gmem` is the file that the slot had.
 ///
 /// # Errors
 ///
-/// If not even one is filled: `EINVAL` if the memory is not private; `EFAULT` if the file is being
-/// closed or the source is not there; `EINTR`; those of [`lock_folio`] and of `post_populate`.
+/// If not a single page was populated: `EINVAL` if the memory is not private; `EFAULT` if the slot
+/// lost its file or there is no source page; `EINTR`; those of [`lock_page`] and of
+/// `post_populate`.
 pub(crate) fn populate(
-    vm: &Vm,
+    slots: &SlotsLocked,
+    gmem: Opened<'_>,
     slot: &Slot,
-    first: u64,
+    first: Gfn,
     source: Source,
     count: usize,
-    mut post_populate: impl FnMut(u64, usize, Option<&UserPage>) -> Result,
+    mut post_populate: impl FnMut(Gfn, Pfn, Option<&UserPage>) -> Result,
 ) -> Result<usize> {
-    let file = slot.file().ok_or(EFAULT)?;
-    let place = slot.placement();
-    let count = count.min(place.pages().end.saturating_sub(place.index(first)));
+    let placement = slot.placement();
+    let count = placement
+        .pages
+        .tail(placement.index(first))
+        .len()
+        .min(count);
 
     for done in 0..count {
-        let gfn = first.wrapping_add(done as u64);
-        let filled = populate_page(vm, slot, &file, gfn, &source, done, &mut post_populate);
+        let gfn = first.wrapping_add(done);
+        let result = source.page(done).and_then(|page| {
+            populate_page(slots, gmem, slot, gfn, |pfn| {
+                post_populate(gfn, pfn, page.as_ref())
+            })
+        });
 
-        match filled {
+        match result {
             Ok(()) => {}
             Err(err) if done == 0 => return Err(err),
             Err(_) => return Ok(done),
@@ -61,35 +76,48 @@ pub(crate) fn populate(
     Ok(count)
 }
 
-fn populate_page(
-    vm: &Vm,
-    slot: &Slot,
-    file: &OpenFile<GuestMemfd>,
-    gfn: u64,
-    source: &Source,
-    done: usize,
-    post_populate: &mut impl FnMut(u64, usize, Option<&UserPage>) -> Result,
-) -> Result {
-    if current!().signal_pending() {
-        return Err(EINTR);
-    }
-
-    let page = match source.address {
-        0 => None,
-        address => {
-            let address = address.wrapping_add(done.wrapping_mul(PAGE_SIZE));
-            Some(UserPage::get(address, source.writable)?)
+impl Source {
+    /// Returns the page number `n`, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if a signal is pending; those of [`UserPage::get`].
+    fn page(self, n: usize) -> Result<Option<UserPage>> {
+        if current!().signal_pending() {
+            return Err(EINTR);
         }
-    };
+        self.start
+            .map(|start| {
+                UserPage::get(
+                    start.wrapping_byte_add(n.wrapping_mul(PAGE_SIZE)),
+                    self.writable,
+                )
+            })
+            .transpose()
+    }
+}
 
-    let _locked = file.inode().invalidate_lock();
-    let (index, folio) = lock_folio(file, slot, gfn)?;
-    let pfn = folio.pfn_at(index);
-    // Nothing removes it: that takes the lock that we hold.
-    let _folio = folio.unlock();
+fn populate_page(
+    slots: &SlotsLocked,
+    gmem: Opened<'_>,
+    slot: &Slot,
+    gfn: Gfn,
+    post_populate: impl FnOnce(Pfn) -> Result,
+) -> Result {
+    let locked = gmem.inode.invalidate_lock();
+    let page = lock_page(gmem, slot, gfn)?;
+    // Removing the folio takes the `invalidate_lock`, which is held.
+    let _folio = page.folio.unlock();
 
-    if !is_private(vm, gfn) {
+    if !slots.vm().is_private(gfn) {
         return Err(EINVAL);
     }
-    post_populate(gfn, pfn, page.as_ref())
+    post_populate(page.pfn).inspect_err(|_| {
+        // The callback may have copied the source before it failed. In C the folio is not up to
+        // date then, and the next fault clears it. The kernel cannot write to it here, so remove
+        // it. A folio that was there before may have contents of the guest, and stays.
+        if page.added {
+            locked.unmap(PageRange::new(page.index, 1)).remove_folios();
+        }
+    })
 }

@@ -1,29 +1,50 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page faults of userspace.
+//! Userspace mappings of a file, and page faults in them.
 
 use crate::{
-    memory::{
-        get_folio,
+    flags::Flag,
+    inode::{
+        self,
         Memory, //
     },
     range, //
 };
 use kernel::{
     fs::inode::Inode,
-    mm::folio::LockedFolio,
+    mm::{
+        folio::LockedFolio,
+        pgoff::PageIndex, //
+    },
     prelude::*, //
 };
 
-/// Returns the folio at `index`, in pages.
+/// Checks whether userspace may map the file.
+///
+/// A file that can be mapped may still be private to the guest. Then each access is a SIGBUS.
 ///
 /// # Errors
 ///
-/// `EFAULT` (SIGBUS) past the end of the file, and for memory that is private to the guest;
+/// `ENODEV` if the file was created without `GUEST_MEMFD_FLAG_MMAP`.
+pub(crate) fn mmap(inode: &Inode<Memory>) -> Result {
+    if !inode.data().has(Flag::Mmap) {
+        return Err(ENODEV);
+    }
+    Ok(())
+}
+
+/// Returns the folio to be mapped at `index`.
+///
+/// # Errors
+///
+/// `EFAULT` (SIGBUS) beyond the end of the file, and for memory that is private to the guest;
 /// `ENOMEM`.
-pub(crate) fn fault(inode: &Inode<Memory>, index: usize) -> Result<LockedFolio<'_>> {
-    if index >= range::page_count(inode.size()) || !inode.data().flags().is_shared() {
+pub(crate) fn fault(inode: &Inode<Memory>, index: PageIndex) -> Result<LockedFolio<'_>> {
+    let in_file = range::file_pages(inode.size()).contains(index);
+
+    if !in_file || !inode.data().has(Flag::InitShared) {
         return Err(EFAULT);
     }
-    get_folio(inode, index)
+    let (folio, _) = inode::get_folio(inode, index)?;
+    Ok(folio)
 }

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory: inodes, their folios, and the file system that they are in.
+//!
+//! An inode is created with its size and flags, and without folios. A folio is allocated when
+//! somebody needs the page: for a guest fault, a page fault of userspace, or `fallocate()`. It is
+//! cleared at that point, before it is added to the page cache, because the kernel cannot write to
+//! it later. It stays until a hole is punched there, or the inode is evicted.
+
+use crate::{
+    flags::{
+        Flag,
+        Flags, //
+    },
+    kvm::WhileVms,
+    memslots::View, //
+};
+use kernel::{
+    alloc::{
+        self,
+        flags::GFP_HIGHUSER, //
+    },
+    bindings::GUEST_MEMFD_MAGIC,
+    fs::{
+        inode::Inode,
+        pseudo::{
+            Mount,
+            PseudoFs,
+            PseudoFsType, //
+        },
+        File, //
+    },
+    mm::{
+        folio::{
+            Init,
+            LockedFolio,
+            NewFolio, //
+        },
+        mempolicy::SharedPolicy,
+        pgoff::PageIndex, //
+    },
+    prelude::*,
+    sync::ArcBorrow, //
+};
+
+/// The data of an inode.
+#[pin_data]
+pub(crate) struct Memory {
+    flags: Flags,
+    #[pin]
+    policy: SharedPolicy,
+}
+
+impl Memory {
+    /// Creates the data of an inode with these flags.
+    pub(crate) fn new(flags: Flags) -> impl PinInit<Self> {
+        pin_init!(Self {
+            flags,
+            policy <- SharedPolicy::new(),
+        })
+    }
+
+    /// Returns whether the inode was created with `flag`.
+    pub(crate) fn has(&self, flag: Flag) -> bool {
+        self.flags.contains(flag)
+    }
+
+    /// Returns the memory policies.
+    pub(crate) fn policy(&self) -> &SharedPolicy {
+        &self.policy
+    }
+}
+
+impl PseudoFsType for Memory {
+    const NAME: &'static CStr = c"guest_memfd";
+    const MAGIC: u32 = GUEST_MEMFD_MAGIC;
+}
+
+/// The file system.
+pub(crate) static FS: PseudoFs<Memory> = PseudoFs::new();
+
+/// Where the file system is mounted.
+pub(crate) static MOUNT: WhileVms<Mount<Memory>> = WhileVms::new();
+
+/// The flags with which folios are allocated.
+pub(crate) const GFP: alloc::Flags = GFP_HIGHUSER;
+
+/// Allocates the page at `index`, on the node that the memory policy asks for.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub(crate) fn alloc_folio(inode: &Inode<Memory>, index: PageIndex) -> Result<NewFolio<Init>> {
+    Ok(inode.data().policy().alloc_zeroed(index, GFP)?)
+}
+
+/// Returns the folio at `index`, and whether it was added by this call. It is added if there is
+/// none.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub(crate) fn get_folio(
+    inode: &Inode<Memory>,
+    index: PageIndex,
+) -> Result<(LockedFolio<'_>, bool)> {
+    let mapping = inode.mapping();
+
+    loop {
+        match mapping.lock_folio(index) {
+            Ok(folio) => return Ok((folio, false)),
+            Err(err) if err == ENOENT => {}
+            Err(err) => return Err(err),
+        }
+        match mapping.add_folio(alloc_folio(inode, index)?, index, GFP) {
+            Ok(folio) => return Ok((folio, true)),
+            // Another task added one meanwhile.
+            Err(err) if err.error == EEXIST => {}
+            Err(err) => return Err(err.error),
+        }
+    }
+}
+
+/// An open guest_memfd: the file, its memory, and its VM's view of the memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Opened<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) inode: &'a Inode<Memory>,
+    pub(crate) view: ArcBorrow<'a, View>,
+}

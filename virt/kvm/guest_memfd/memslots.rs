@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which memslot is bound to which pages of an inode.
+//!
+//! An inode is memory. An open file of it is one VM's view of that memory: the memslots of the VM,
+//! each bound to a range of pages. Ranges of one file do not overlap.
+//!
+//! A guest fault asks at any time, without a lock, whether a page is still bound to its memslot.
+//! Binding, unbinding, and going over the memslots of a range require the `invalidate_lock` of the
+//! inode. So a file has two types for its bindings:
+//!
+//! * [`View`] is the data of the file. It only answers whether one page is bound.
+//! * [`BoundView`] is the other half, with the methods that need the lock. [`Files`] is the list of
+//!   those of all files of an inode, and the data that the `invalidate_lock` protects.
+
+use crate::kvm::{
+    BoundSlot,
+    FileVm,
+    Slot,
+    SlotsLocked,
+    Vm, //
+};
+use core::{
+    marker::PhantomPinned,
+    ops::Range,
+    ptr::NonNull, //
+};
+use kernel::{
+    maple_tree::MapleTreeRcu,
+    mm::pgoff::{
+        PageIndex,
+        PageRange, //
+    },
+    prelude::*,
+    sync::Arc,
+    types::ForeignOwnable,
+    warn_on_once, //
+};
+
+/// Ranges of pages that do not overlap, each with a binding.
+#[pin_data]
+struct Bindings<B: ForeignOwnable> {
+    #[pin]
+    tree: MapleTreeRcu<B>,
+}
+
+impl<B: ForeignOwnable> Bindings<B> {
+    fn new() -> impl PinInit<Self> {
+        pin_init!(Self { tree <- MapleTreeRcu::new() })
+    }
+
+    fn insert(&self, pages: PageRange, binding: B) -> Result {
+        Ok(self
+            .tree
+            .insert_range(Range::from(pages), binding, GFP_KERNEL)?)
+    }
+
+    /// Removes the binding that has the page at `index`.
+    fn remove(&self, index: PageIndex) -> Option<B> {
+        self.tree.erase(index.as_usize())
+    }
+
+    /// Calls `f` with the first binding that has one of the `pages`.
+    fn first_in<R>(&self, pages: PageRange, f: impl FnOnce(B::BorrowedMut<'_>) -> R) -> Option<R> {
+        if pages.is_empty() {
+            return None;
+        }
+        let last = pages.end().as_usize().wrapping_sub(1);
+        let mut tree = self.tree.lock();
+        let found = tree
+            .ma_state(pages.start().as_usize(), last)
+            .find(last)
+            .map(f);
+        found
+    }
+}
+
+/// One VM's view of a guest_memfd, without the parts that need a lock. The data of an open file.
+#[pin_data]
+pub(crate) struct View {
+    // Dropped first: putting the VM may destroy it.
+    #[pin]
+    bindings: Bindings<BoundSlot>,
+    vm: FileVm,
+}
+
+impl View {
+    /// Creates the two halves of a view without bindings.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(vm: &Vm) -> Result<(Arc<Self>, BoundView)> {
+        let view = Arc::pin_init(
+            pin_init!(Self {
+                bindings <- Bindings::new(),
+                vm: FileVm::new(vm),
+            }),
+            GFP_KERNEL,
+        )?;
+
+        // INVARIANT: The view is new, so there is no other `BoundView` of it.
+        Ok((view.clone(), BoundView(view)))
+    }
+
+    /// Returns the virtual machine.
+    pub(crate) fn vm(&self) -> &FileVm {
+        &self.vm
+    }
+
+    /// Returns whether the page at `index` is bound to `slot`. Takes no lock.
+    pub(crate) fn is_bound(&self, index: PageIndex, slot: &Slot) -> bool {
+        let bound = self.bindings.tree.load_address(index.as_usize());
+
+        core::ptr::eq(bound.cast(), slot.as_ptr())
+    }
+}
+
+/// The bindings of a [`View`], for holders of the `invalidate_lock`.
+///
+/// # Invariants
+///
+/// There is one `BoundView` for a view, and bindings are removed through it only.
+pub(crate) struct BoundView(Arc<View>);
+
+impl BoundView {
+    /// Returns the virtual machine.
+    pub(crate) fn vm(&self) -> &FileVm {
+        self.0.vm()
+    }
+
+    /// Returns whether this is the other half of `view`.
+    fn is_of(&self, view: &View) -> bool {
+        core::ptr::eq(&*self.0, view)
+    }
+
+    /// Binds a memslot to its pages.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` if some of the pages are bound already, or `ENOMEM`.
+    fn bind(&mut self, slot: BoundSlot) -> Result {
+        self.0.bindings.insert(slot.placement().pages, slot)
+    }
+
+    /// Unbinds the memslot that has the page at `index`, and returns whether there was one. It has
+    /// no file after that.
+    fn unbind(&mut self, index: PageIndex, slots: &SlotsLocked) -> bool {
+        // The lock of another VM would not keep the memslot from being freed.
+        if warn_on_once!(*slots.vm() != **self.vm()) {
+            return false;
+        }
+        let slot = self.0.bindings.remove(index);
+
+        slot.map(|slot| slot.clear_file(slots)).is_some()
+    }
+
+    /// Returns the first memslot that has one of the `pages`.
+    fn first_in(&self, pages: PageRange) -> Option<&Slot> {
+        let slot = self
+            .0
+            .bindings
+            .first_in(pages, |slot| NonNull::from(slot))?;
+
+        // SAFETY: A slot is valid as long as its `BoundSlot` exists. That is in the tree, which it
+        // leaves by `unbind` only. By the type invariants, nobody can call that for this view while
+        // `self` is borrowed.
+        Some(unsafe { slot.as_ref() })
+    }
+
+    /// Returns the memslots that have some of the `pages`.
+    pub(crate) fn slots(&self, pages: PageRange) -> impl Iterator<Item = &Slot> {
+        let mut rest = pages;
+
+        core::iter::from_fn(move || {
+            let slot = self.first_in(rest)?;
+            rest = rest.tail(slot.placement().pages.end());
+            Some(slot)
+        })
+    }
+}
+
+/// The bindings of all open files of an inode.
+///
+/// Not [`Unpin`]: a guard of the lock returns no `&mut Files`, by which bindings could be moved out
+/// of the lock.
+#[pin_data]
+pub(crate) struct Files {
+    views: KVec<BoundView>,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+impl Files {
+    /// Creates the list of an inode that has one file.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(view: BoundView) -> Result<Self> {
+        let mut views = KVec::with_capacity(1, GFP_KERNEL_ACCOUNT)?;
+        views.push(view, GFP_KERNEL_ACCOUNT)?;
+
+        Ok(Self {
+            views,
+            _pin: PhantomPinned,
+        })
+    }
+
+    /// Returns the bindings of each file.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &BoundView> {
+        self.views.iter()
+    }
+
+    /// Returns the bindings of the file that has `view`; [`None`] if it was closed.
+    pub(crate) fn of(&self, view: &View) -> Option<&BoundView> {
+        self.views.iter().find(|bound| bound.is_of(view))
+    }
+
+    /// Binds a memslot to its pages, as `view` sees them.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` if some of the pages are bound already, `ENOMEM`, or `EIO` if the file was closed.
+    pub(crate) fn bind(self: Pin<&mut Self>, view: &View, slot: BoundSlot) -> Result {
+        self.project()
+            .views
+            .iter_mut()
+            .find(|bound| bound.is_of(view))
+            .ok_or(EIO)?
+            .bind(slot)
+    }
+
+    /// Returns the bindings of the file that `slot` is bound to.
+    pub(crate) fn bound_to(&self, slot: &Slot) -> Option<&BoundView> {
+        let first = slot.placement().pages.start();
+
+        self.views
+            .iter()
+            .find(|bound| bound.0.is_bound(first, slot))
+    }
+
+    /// Unbinds `slot`, of the VM whose `slots_lock` is held, from the file that it is bound to.
+    pub(crate) fn unbind(self: Pin<&mut Self>, slot: &Slot, slots: &SlotsLocked) {
+        let first = slot.placement().pages.start();
+
+        for bound in self.project().views.iter_mut() {
+            if bound.0.is_bound(first, slot) {
+                bound.unbind(first, slots);
+            }
+        }
+    }
+
+    /// Unbinds all memslots from the file that has `view`, and removes it from the list.
+    pub(crate) fn close(self: Pin<&mut Self>, view: &View, slots: &SlotsLocked) {
+        let views = self.project().views;
+
+        for bound in views.iter_mut().filter(|bound| bound.is_of(view)) {
+            while let Some(slot) = bound.first_in(PageRange::ALL) {
+                let first = slot.placement().pages.start();
+
+                if !bound.unbind(first, slots) {
+                    break;
+                }
+            }
+        }
+        views.retain(|bound| !bound.is_of(view));
+    }
+}
+
+#[cfg(CONFIG_KVM_GUEST_MEMFD_RUST_KUNIT_TEST)]
+#[kunit_tests(guest_memfd_memslots)]
+mod tests {
+    use super::*;
+
+    type Numbers = Bindings<KBox<u32>>;
+
+    fn new() -> Result<Pin<KBox<Numbers>>> {
+        KBox::pin_init(Numbers::new(), GFP_KERNEL)
+    }
+
+    fn insert(numbers: &Numbers, pages: Range<usize>, number: u32) -> Result {
+        numbers.insert(pages.into(), KBox::new(number, GFP_KERNEL)?)
+    }
+
+    fn first_in(numbers: &Numbers, pages: Range<usize>) -> Option<u32> {
+        numbers.first_in(pages.into(), |number| *number)
+    }
+
+    fn at(numbers: &Numbers, index: usize) -> Option<u32> {
+        first_in(numbers, index..index.saturating_add(1))
+    }
+
+    /// Two memslots with a gap between them, a third that does not fit, and all removed again.
+    #[test]
+    fn ranges_do_not_overlap() -> Result {
+        let bindings = new()?;
+
+        let inserted = insert(&bindings, 10..20, 1).is_ok() && insert(&bindings, 30..31, 2).is_ok();
+        let overlapping = [5..11, 19..30, 12..13, 0..100, 30..40]
+            .map(|pages| insert(&bindings, pages, 3) == Err(EEXIST));
+        let found = [9, 10, 19, 20, 29, 30, 31].map(|index| at(&bindings, index));
+        let first = [0..10, 0..11, 19..31, 20..31, 20..30, 15..15, 0..usize::MAX]
+            .map(|pages| first_in(&bindings, pages));
+
+        let removed = bindings.remove(PageIndex::new(15)).map(|number| *number);
+        let fits = insert(&bindings, 12..30, 3).is_ok();
+        let instead = [11, 12, 29, 30].map(|index| at(&bindings, index));
+
+        assert!(inserted);
+        assert_eq!(overlapping, [true; 5]);
+        assert_eq!(found, [None, Some(1), Some(1), None, None, Some(2), None]);
+        assert_eq!(
+            first,
+            [None, Some(1), Some(1), Some(2), None, None, Some(1)]
+        );
+        assert_eq!(removed, Some(1));
+        assert!(fits);
+        assert_eq!(instead, [None, Some(3), Some(3), Some(2)]);
+        Ok(())
+    }
+
+    /// An empty range binds nothing, and the last page that there can be is one.
+    #[test]
+    fn ends() -> Result {
+        let bindings = new()?;
+
+        let empty = insert(&bindings, 7..7, 1);
+        let last = insert(&bindings, usize::MAX - 1..usize::MAX, 2);
+        let found = [7, usize::MAX - 1].map(|index| at(&bindings, index));
+
+        assert!(empty == Err(EINVAL));
+        assert!(last.is_ok());
+        assert_eq!(found, [None, Some(2)]);
+        Ok(())
+    }
+
+    /// A lookup without the lock sees what was inserted and removed before.
+    #[test]
+    fn lookups_take_no_lock() -> Result {
+        let bindings = new()?;
+        let number = KBox::new(1, GFP_KERNEL)?;
+        let address: *const u32 = &*number;
+        let seen = |index| core::ptr::eq(bindings.tree.load_address(index).cast(), address);
+
+        bindings.insert(PageRange::from(10..20), number)?;
+        let locked = bindings.tree.lock();
+        let before = [9, 10, 19, 20].map(seen);
+        drop(locked);
+        drop(bindings.remove(PageIndex::new(10)));
+        let after = [10, 19].map(|index| bindings.tree.load_address(index).is_null());
+
+        assert_eq!(before, [false, true, true, false]);
+        assert_eq!(after, [true, true]);
+        Ok(())
+    }
+}
