@@ -133,14 +133,14 @@ fn alarm_each_millisecond() -> io::Result<()> {
     }
 }
 
-/// Blocks SIGALRM in this thread, so that another one gets it.
-fn block_alarm() {
+/// Blocks SIGALRM in this thread, so that another one gets it, or unblocks it.
+fn mask_alarm(how: libc::c_int) {
     // SAFETY: The set is initialized before it is used.
     unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, libc::SIGALRM);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut());
+        libc::pthread_sigmask(how, &set, ptr::null_mut());
     }
 }
 
@@ -163,7 +163,7 @@ fn race(pages: &Shared, mut rng: Rng) -> Result<Infallible, Error> {
     let guest = &Guest::new(PAGES as usize)?;
     let vcpu = &guest.vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
     let range = guest.range();
-    block_alarm();
+    mask_alarm(libc::SIG_BLOCK);
     alarm_each_millisecond().map_err(call("setitimer"))?;
 
     let mut pauses = rng.fork();
@@ -171,7 +171,7 @@ fn race(pages: &Shared, mut rng: Rng) -> Result<Infallible, Error> {
     let start = range.start;
     let acts: Vec<Act<'_>> = vec![
         without_end(move || {
-            unblock_alarm();
+            mask_alarm(libc::SIG_UNBLOCK);
             loop {
                 let mut rest = kvm_pre_fault_memory {
                     gpa: range.start,
@@ -216,16 +216,6 @@ fn race(pages: &Shared, mut rng: Rng) -> Result<Infallible, Error> {
     ];
     at_once(acts, &mut rng)?;
     Err(Error::Race("threads without an end have ended".into()))
-}
-
-fn unblock_alarm() {
-    // SAFETY: The set is initialized before it is used.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGALRM);
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
-    }
 }
 
 /// One call, after which `rest` is what it has not done.
