@@ -458,12 +458,14 @@ impl Slot {
         Some(unsafe { ARef::from_raw(file.cast()) })
     }
 
-    /// Returns whether the slot is still bound to `file`.
+    /// Returns whether the slot, which was bound to `file`, still is. It is never bound to another.
     pub(crate) fn has_file(&self, file: &File) -> bool {
         // SAFETY: The slot is valid.
         let own = unsafe { bindings::gmem_slot_file(self.as_ptr()) };
+        let same = core::ptr::eq(own, file.as_ptr());
 
-        core::ptr::eq(own, file.as_ptr())
+        warn_on_once!(!same && !own.is_null());
+        same
     }
 }
 

@@ -182,8 +182,8 @@ impl BoundView {
 
 /// The bindings of all open files of an inode.
 ///
-/// Not [`Unpin`]: a guard of the lock returns no `&mut Files`, by which bindings could be moved out
-/// of the lock.
+/// Not [`Unpin`], and only created in place: a guard of the lock returns no `&mut Files`, by which
+/// bindings could be moved out of the lock or replaced by others.
 #[pin_data]
 pub(crate) struct Files {
     views: KVec<BoundView>,
@@ -197,14 +197,14 @@ impl Files {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(view: BoundView) -> Result<Self> {
+    pub(crate) fn new(view: BoundView) -> Result<impl PinInit<Self>> {
         let mut views = KVec::with_capacity(1, GFP_KERNEL_ACCOUNT)?;
         views.push(view, GFP_KERNEL_ACCOUNT)?;
 
-        Ok(Self {
+        Ok(pin_init!(Self {
             views,
             _pin: PhantomPinned,
-        })
+        }))
     }
 
     /// Returns the bindings of each file.
