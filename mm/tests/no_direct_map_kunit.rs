@@ -63,8 +63,8 @@ mod tests {
 
     // In `mm/internal.h`, which is not bound.
     extern "C" {
-        fn folio_zap_direct_map(folio: *mut c_void) -> c_int;
-        fn folio_restore_direct_map(folio: *mut c_void) -> c_int;
+        fn folio_zap_direct_map(folio: *mut bindings::folio) -> c_int;
+        fn folio_restore_direct_map(folio: *mut bindings::folio) -> c_int;
     }
 
     // In `linux/vmalloc.h`, which is not bound.
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// What stands in the direct map where a folio is.
+    /// The contents of the direct map at the address of a folio.
     #[derive(PartialEq, Eq, Clone, Copy)]
     enum Seen {
         /// Every page faults.
@@ -210,7 +210,7 @@ mod tests {
         look_by(unsafe { bindings::folio_address(folio) }, size)
     }
 
-    /// By any kernel address.
+    /// Looks at any kernel address.
     fn look_by(addr: *const c_void, size: usize) -> Seen {
         const WORDS: usize = 64;
         const BYTES: usize = core::mem::size_of::<[u64; WORDS]>();
@@ -394,17 +394,17 @@ mod tests {
         let folio = mapping.insert_secret(8, 3)?.unlock();
         mapping.punch(8..11);
         mapping.punch(13..16);
-        let (order, holed) = (folio.order(), look(&folio));
+        let (pages, holed) = (folio.nr_pages(), look(&folio));
         mapping.punch(8..16);
         let after = look(&folio);
 
-        assert_eq!(order.as_u32(), 3);
+        assert_eq!(pages, 8);
         assert!(holed == Seen::Absent);
         assert!(after == Seen::Zero);
         Ok(())
     }
 
-    /// What the page cache could not hold, or not find again.
+    /// Folios at an index beyond the end of the largest file, or not aligned to their size.
     #[test]
     fn bad_indices_are_refused() -> Result {
         let mapping = Mapping::hidden()?;
@@ -503,11 +503,11 @@ mod tests {
     }
 
     /// Calls `f` with the folio locked.
-    fn locked(folio: &Folio, f: unsafe extern "C" fn(*mut c_void) -> c_int) -> c_int {
+    fn locked(folio: &Folio, f: unsafe extern "C" fn(*mut bindings::folio) -> c_int) -> c_int {
         // SAFETY: The folio is valid, and in no page cache whenever this is called.
         unsafe {
             bindings::__folio_lock(folio.as_ptr());
-            let ret = f(folio.as_ptr().cast());
+            let ret = f(folio.as_ptr());
             bindings::folio_unlock(folio.as_ptr());
             ret
         }
@@ -528,7 +528,7 @@ mod tests {
         let zapped = locked(&folio, folio_zap_direct_map);
         // A reference for `insert_raw` to consume.
         core::mem::forget(new);
-        insert_raw(&mapping, folio.as_ptr(), 0)?;
+        let inserted = insert_raw(&mapping, folio.as_ptr(), 0);
         let cached = look(&folio);
         mapping.truncate();
         let removed = look(&folio);
@@ -536,6 +536,7 @@ mod tests {
         let after = look(&folio);
 
         assert_eq!(refused, Some(EINVAL));
+        assert!(inserted.is_ok());
         assert_eq!(zapped, 0);
         assert!(mapping.space().no_direct_map());
         assert!(cached == Seen::Absent);
@@ -602,67 +603,83 @@ mod tests {
         }
     }
 
-    /// `vfree()` frees a page while CPUs may still have its translation. Nobody reads by it when
-    /// the page is in the page cache.
+    /// Counts how often a page can be read at another kernel address, before and after the page was
+    /// unmapped there and inserted.
     ///
-    /// (An emulated x86 CPU flushes more than it is asked to, and hides a flush that is missing.)
-    #[test]
-    fn not_reached_by_what_vfree_left() -> Result {
-        const ROUNDS: usize = 64;
-        let mapping = Mapping::hidden()?;
+    /// `map` maps a page and returns the address, and a function that unmaps and inserts it.
+    fn reached<F: FnOnce() -> Result>(
+        mut map: impl FnMut(usize) -> Result<(*mut c_void, F)>,
+    ) -> Result<(usize, usize)> {
         let (mut before, mut after) = (0, 0);
         for index in 0..ROUNDS {
-            // SAFETY: The page is written to while it is mapped. It has a reference of ours when
-            // the area is freed.
-            let (addr, folio) = unsafe {
-                let addr = vmalloc_noprof(PAGE_SIZE);
-                if addr.is_null() {
-                    return Err(ENOMEM);
-                }
-                for word in 0..PAGE_SIZE / 8 {
-                    addr.cast::<u64>().add(word).write(SECRET);
-                }
-                let folio: *mut bindings::folio = bindings::vmalloc_to_page(addr).cast();
-                bindings::folio_get(folio);
-                (addr, folio)
-            };
+            let (addr, unmap_and_insert) = map(index)?;
             before += usize::from(look_by(addr, PAGE_SIZE) == Seen::Secret);
-            // SAFETY: Nobody uses the area any more.
-            unsafe { vfree(addr) };
-            insert_raw(&mapping, folio, index)?;
+            unmap_and_insert()?;
             after += usize::from(look_by(addr, PAGE_SIZE) == Seen::Secret);
         }
+        Ok((before, after))
+    }
+
+    const ROUNDS: usize = 64;
+
+    /// `vfree()` frees a page while CPUs may still have a translation for it. None is left when the
+    /// page is in the page cache.
+    ///
+    /// An emulated x86 CPU flushes more than it is asked to, and hides a flush that is missing. On
+    /// an emulated arm64 CPU this fails without the flush.
+    #[test]
+    fn not_reached_by_what_vfree_left() -> Result {
+        let mapping = Mapping::hidden()?;
+        let counts = reached(|index| {
+            // SAFETY: Any size will do.
+            let addr = unsafe { vmalloc_noprof(PAGE_SIZE) };
+            if addr.is_null() {
+                return Err(ENOMEM);
+            }
+            for word in 0..PAGE_SIZE / 8 {
+                // SAFETY: The area has this word, and nobody else uses it.
+                unsafe { addr.cast::<u64>().add(word).write(SECRET) };
+            }
+            // SAFETY: The address is in the area.
+            let folio: *mut bindings::folio = unsafe { bindings::vmalloc_to_page(addr) }.cast();
+            // SAFETY: The page is valid. `insert_raw` consumes the reference.
+            unsafe { bindings::folio_get(folio) };
+            let mapping = &mapping;
+            Ok((addr, move || {
+                // SAFETY: The area was allocated above, and is not used any more.
+                unsafe { vfree(addr) };
+                insert_raw(mapping, folio, index)
+            }))
+        });
         drop(mapping);
 
-        assert_eq!(before, ROUNDS);
-        assert_eq!(after, 0);
+        assert_eq!(counts, Ok((ROUNDS, 0)));
         Ok(())
     }
 
-    /// So does `vm_unmap_ram()`, which has a list of its own.
+    /// `vm_unmap_ram()` leaves translations as well, on a list of its own.
     #[test]
     fn not_reached_by_what_vm_unmap_ram_left() -> Result {
-        const ROUNDS: usize = 64;
         let mapping = Mapping::hidden()?;
-        let (mut before, mut after) = (0, 0);
-        for index in 0..ROUNDS {
+        let counts = reached(|index| {
             let folio = secret(0)?;
             let mut page: *mut c_void = folio.as_ptr().cast();
-            // SAFETY: One page, which is ours.
+            // SAFETY: There is one page, which nobody else uses.
             let addr = unsafe { vm_map_ram(&raw mut page, 1, -1) };
             if addr.is_null() {
                 return Err(ENOMEM);
             }
-            before += usize::from(look_by(addr, PAGE_SIZE) == Seen::Secret);
-            // SAFETY: Mapped above, and not used any more.
-            unsafe { vm_unmap_ram(addr, 1) };
-            drop(mapping.insert(folio, index)?);
-            after += usize::from(look_by(addr, PAGE_SIZE) == Seen::Secret);
-        }
+            let mapping = &mapping;
+            Ok((addr, move || {
+                // SAFETY: It was mapped above, and is not used any more.
+                unsafe { vm_unmap_ram(addr, 1) };
+                drop(mapping.insert(folio, index)?);
+                Ok(())
+            }))
+        });
         drop(mapping);
 
-        assert_eq!(before, ROUNDS);
-        assert_eq!(after, 0);
+        assert_eq!(counts, Ok((ROUNDS, 0)));
         Ok(())
     }
 
@@ -700,7 +717,7 @@ mod tests {
         Ok(())
     }
 
-    /// What a page fault asks before it maps a folio.
+    /// A page fault checks this before it maps a folio.
     #[test]
     fn a_folio_is_where_it_is() -> Result {
         let (mapping, other) = (Mapping::ordinary()?, Mapping::ordinary()?);

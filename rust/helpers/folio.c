@@ -25,15 +25,31 @@ __rust_helper unsigned int rust_helper_folio_order(const struct folio *folio)
 	return folio_order(folio);
 }
 
+__rust_helper unsigned long
+rust_helper_folio_nr_pages(const struct folio *folio)
+{
+	return folio_nr_pages(folio);
+}
+
 __rust_helper bool
 rust_helper_folio_contain_hwpoisoned_page(struct folio *folio)
 {
 	return folio_contain_hwpoisoned_page(folio);
 }
 
+__rust_helper bool rust_helper_folio_test_uptodate(const struct folio *folio)
+{
+	return folio_test_uptodate(folio);
+}
+
 __rust_helper void rust_helper_folio_mark_uptodate(struct folio *folio)
 {
 	folio_mark_uptodate(folio);
+}
+
+__rust_helper void rust_helper_folio_clear_uptodate(struct folio *folio)
+{
+	folio_clear_uptodate(folio);
 }
 
 __rust_helper struct page *rust_helper_folio_file_page(struct folio *folio,

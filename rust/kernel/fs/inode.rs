@@ -39,7 +39,6 @@ use crate::{
             SharedInvalidateGuard, //
         },
         pgoff::{
-            Order,
             PageIndex,
             PageRange,
             Pfn, //
@@ -72,13 +71,15 @@ pub trait InodeData: Send + Sync + Sized + 'static {
     /// The part of the data that the `invalidate_lock` protects.
     type Locked: Send + Sync;
 
-    /// Keeps a range from being mapped until it is dropped.
+    /// The result of [`unmap`](Self::unmap), which keeps the pages unmapped until it is dropped.
     type Unmapped<'a>;
 
     /// Unmaps `pages` from everything that maps folios by their page frame number, and keeps them
     /// unmapped until the result is dropped.
     ///
-    /// Page tables of userspace are none of its business.
+    /// The page cache unmaps them from userspace. Whoever lets others map a folio by its page frame
+    /// number, which takes unsafe code, relies on this function to unmap it again: then a guest, for
+    /// example, does not write to a folio that was freed.
     ///
     /// Context: under the `invalidate_lock`, held for reading or writing. May sleep.
     fn unmap<'a>(
@@ -99,10 +100,10 @@ pub trait InodeData: Send + Sync + Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// A folio was removed from the page cache.
+    /// Called after a folio was removed from the page cache, before its last reference is put.
     ///
     /// Context: must not sleep.
-    fn free_folio(_folio: RemovedFolio) {
+    fn free_folio(_folio: &RemovedFolio) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -135,12 +136,27 @@ impl From<MfResult> for c_int {
 /// The physical range of a folio that was just removed from the page cache.
 ///
 /// Others may hold references to the folio.
-#[derive(Clone, Copy, Debug)]
+///
+/// # Invariants
+///
+/// The folio was removed from the page cache, and is not freed while this value exists.
 pub struct RemovedFolio {
-    /// The page frame number of the first page.
-    pub pfn: Pfn,
-    /// The number of pages.
-    pub nr_pages: usize,
+    pfn: Pfn,
+    nr_pages: usize,
+}
+
+impl RemovedFolio {
+    /// Returns the page frame number of the first page.
+    #[inline]
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// Returns the number of pages.
+    #[inline]
+    pub fn nr_pages(&self) -> usize {
+        self.nr_pages
+    }
 }
 
 /// The data behind `i_private`.
@@ -325,31 +341,27 @@ impl<T: InodeData> Inode<T> {
         // SAFETY: The folio is valid, and its lock keeps the index.
         let first = unsafe { bindings::folio_pgoff(folio) };
         // SAFETY: The folio is valid.
-        let nr_pages = nr_pages(unsafe { bindings::folio_order(folio) });
+        let nr_pages = unsafe { bindings::folio_nr_pages(folio) };
 
         T::error_remove_folio(inode, PageRange::new(PageIndex::new(first), nr_pages)).into()
     }
 
     /// # Safety
     ///
-    /// Callers must ensure that `folio` is valid.
+    /// Callers must ensure that `folio` was removed from the page cache, and that they have a
+    /// reference to it.
     unsafe extern "C" fn free_folio(folio: *mut bindings::folio) {
         // SAFETY: The folio is valid.
         let pfn = Pfn::new(unsafe { bindings::folio_pfn(folio) });
         // SAFETY: The folio is valid.
-        let nr_pages = nr_pages(unsafe { bindings::folio_order(folio) });
+        let nr_pages = unsafe { bindings::folio_nr_pages(folio) };
 
-        T::free_folio(RemovedFolio { pfn, nr_pages });
+        // INVARIANT: By the safety requirements; the reference is put after this.
+        T::free_folio(&RemovedFolio { pfn, nr_pages });
     }
 }
 
-/// Returns the number of pages of a folio of the C `order`.
-#[inline]
-fn nr_pages(order: u32) -> usize {
-    Order::new(order).unwrap_or(Order::PAGE).nr_pages()
-}
-
-/// Refuses to move a folio. The mapping says that its folios are not moved, so nobody should ask.
+/// Refuses to move a folio. The mapping is inaccessible, so the memory management does not try to.
 extern "C" fn migrate_folio(
     _mapping: *mut bindings::address_space,
     _dst: *mut bindings::folio,

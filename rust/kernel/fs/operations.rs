@@ -367,17 +367,21 @@ impl<F: FileOperations> FileTable<F> {
     unsafe extern "C" fn mmap_prepare(desc: *mut bindings::vm_area_desc) -> c_int {
         from_result(|| {
             // SAFETY: The description is valid.
-            let file = unsafe { (*desc).file };
+            let (file, vm_file) = unsafe { ((*desc).file, (*desc).vm_file) };
+            // Faults go to `vm_file`, which is another file if this one is stacked.
+            if file != vm_file {
+                return Err(EINVAL);
+            }
             // SAFETY: The file has these operations.
             let file = unsafe { OpenFile::<F>::from_raw(file) };
-            // SAFETY: The description is valid, nobody else uses it, and this is the hook.
+            // SAFETY: The description is valid, only this task uses it, and this is the hook.
             let vma = unsafe { VmaDesc::from_raw(desc) };
 
             F::mmap_prepare(file, vma)?;
             if !vma.is_shared() {
                 return Err(EINVAL);
             }
-            // SAFETY: The file has the operations `F`.
+            // SAFETY: The file of the VMA has the operations `F`, as was checked.
             unsafe { vma.set_vm_ops(Self::VM_OPS) };
             Ok(0)
         })
@@ -430,7 +434,8 @@ impl<F: FileOperations> FileTable<F> {
     unsafe fn file_of<'a>(vma: *mut bindings::vm_area_struct) -> &'a OpenFile<F> {
         // SAFETY: The VMA is valid, and has a reference to its file.
         let file = unsafe { (*vma).vm_file };
-        // SAFETY: Only `mmap_prepare` gives a VMA these operations, for a file that has these.
+        // SAFETY: Only `mmap_prepare` gives a VMA these operations, if its `vm_file` has the
+        // operations `F`.
         unsafe { OpenFile::from_raw(file) }
     }
 

@@ -6,7 +6,7 @@
 //! userspace gets it as a file descriptor:
 //!
 //! * [`PseudoFs`] is the file system, a `static`;
-//! * [`Mount`] is where it is mounted;
+//! * [`Mount`] is a mount of it;
 //! * [`NewInode`] is an inode that nobody else can reach yet. [`FileTable::create_file`] makes a
 //!   file of it.
 //!
@@ -202,9 +202,10 @@ impl<T: PseudoFsType> PseudoFs<T> {
 
     /// Mounts the file system, for the kernel alone. Nothing in it can be executed.
     ///
-    /// Open files keep `module` loaded. Their last `fput()` drops that reference just before it
-    /// evicts the inode, which calls into `module`. So, as in C, a module can be unloaded while an
-    /// eviction is still running on another CPU; unmounting waits for those that have begun.
+    /// Open files keep `module` loaded. But the last `fput()` of a file drops that reference before
+    /// it evicts the inode and puts its reference to the mount, which both call into this file
+    /// system. So the module must not be unloaded while that `fput()` is still running on another
+    /// CPU. File systems in C modules that the kernel mounts have the same problem.
     ///
     /// # Errors
     ///
@@ -216,7 +217,8 @@ impl<T: PseudoFsType> PseudoFs<T> {
     ///
     /// * `module` is the module that contains this file system and the operations on its files, or
     ///   one that depends on it;
-    /// * the result is dropped before the module is unloaded.
+    /// * the result is dropped before the module is unloaded, and the last `fput()` of each file
+    ///   has returned by then.
     pub unsafe fn mount(&'static self, module: &ThisModule) -> Result<Mount<T>> {
         // SAFETY: By the type invariants, this is a valid file system type, and it is static.
         let mount = from_err_ptr(unsafe { bindings::kern_mount(self.0.get()) })?;
@@ -361,7 +363,7 @@ impl<'a, T: InodeData> NewInode<'a, T> {
         // SAFETY: By the safety requirements, nobody else can reach the inode, and it has no
         // private data. `evict_inode` drops that again.
         unsafe { Inode::<T>::init_private(ptr, locked, data) }?;
-        // SAFETY: Nobody else can reach the inode.
+        // SAFETY: The inode is valid, and nobody else can reach it.
         unsafe {
             (*ptr).i_op = &raw const *INODE_OPERATIONS;
             (*ptr).i_mode |= bindings::S_IFREG as bindings::umode_t;

@@ -67,8 +67,8 @@ use core::{
 /// # Invariants
 ///
 /// * The address space is valid for as long as a reference to it exists.
-/// * Its folios have no private data and no writeback: the page cache alone decides when they are
-///   removed, under the `invalidate_lock`.
+/// * Its folios have no private data and no writeback. They are removed under the
+///   `invalidate_lock`, or with the inode.
 #[repr(transparent)]
 pub struct AddressSpace(Opaque<bindings::address_space>);
 
@@ -331,7 +331,7 @@ impl AddressSpace {
 ///
 /// The batch owns a reference to each of its folios. These are single pages with defined contents,
 /// in no page cache, used by nobody else, and have their index set to one that a file can have.
-#[must_use]
+#[must_use = "the folios are freed when the batch is dropped"]
 pub struct FolioBatch(bindings::folio_batch);
 
 impl FolioBatch {
@@ -412,7 +412,7 @@ pub struct InvalidateGuard<'a, T = ()> {
     _not_send: NotThreadSafe,
 }
 
-impl<'a, T> InvalidateGuard<'a, T> {
+impl<'a, T: Send> InvalidateGuard<'a, T> {
     /// Takes the lock. May sleep.
     ///
     /// # Safety
@@ -420,7 +420,7 @@ impl<'a, T> InvalidateGuard<'a, T> {
     /// Callers must ensure that `data` is accessed through guards of the `invalidate_lock` of
     /// `mapping` only, and that it does not move if `T` is not [`Unpin`].
     #[inline]
-    pub(crate) unsafe fn new(mapping: &'a AddressSpace, data: &'a UnsafeCell<T>) -> Self {
+    pub unsafe fn new(mapping: &'a AddressSpace, data: &'a UnsafeCell<T>) -> Self {
         // SAFETY: The address space is valid.
         unsafe { bindings::filemap_invalidate_lock(mapping.as_ptr()) };
 
@@ -431,7 +431,9 @@ impl<'a, T> InvalidateGuard<'a, T> {
             _not_send: NotThreadSafe,
         }
     }
+}
 
+impl<T> InvalidateGuard<'_, T> {
     /// Returns a pinned reference to the data.
     #[inline]
     pub fn as_mut(&mut self) -> Pin<&mut T> {
@@ -514,7 +516,7 @@ pub struct SharedInvalidateGuard<'a, T = ()> {
     _not_send: NotThreadSafe,
 }
 
-impl<'a, T> SharedInvalidateGuard<'a, T> {
+impl<'a, T: Sync> SharedInvalidateGuard<'a, T> {
     /// Takes the lock. May sleep.
     ///
     /// # Safety
@@ -540,10 +542,7 @@ impl<'a, T> SharedInvalidateGuard<'a, T> {
     ///
     /// As for [`new`](Self::new).
     #[inline]
-    pub unsafe fn try_new(
-        mapping: &'a AddressSpace,
-        data: &'a UnsafeCell<T>,
-    ) -> Option<Self> {
+    pub unsafe fn try_new(mapping: &'a AddressSpace, data: &'a UnsafeCell<T>) -> Option<Self> {
         // SAFETY: The address space is valid.
         if unsafe { bindings::filemap_invalidate_trylock_shared(mapping.as_ptr()) } == 0 {
             return None;

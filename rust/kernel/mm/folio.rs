@@ -103,18 +103,11 @@ impl Folio {
         self.0.get()
     }
 
-    /// Returns the order.
-    #[inline]
-    pub fn order(&self) -> Order {
-        // SAFETY: `self` is not a tail page, and a reference keeps the order as it is.
-        let order = unsafe { bindings::folio_order(self.as_ptr()) };
-        Order::new(order).unwrap_or(Order::PAGE)
-    }
-
     /// Returns the number of pages.
     #[inline]
     pub fn nr_pages(&self) -> usize {
-        self.order().nr_pages()
+        // SAFETY: `self` is not a tail page, and a reference keeps the order as it is.
+        unsafe { bindings::folio_nr_pages(self.as_ptr()) }
     }
 
     /// Returns the size in bytes.
@@ -128,6 +121,20 @@ impl Folio {
     pub fn is_hwpoisoned(&self) -> bool {
         // SAFETY: `self` is a valid folio; the flags are read atomically.
         unsafe { bindings::folio_contain_hwpoisoned_page(self.as_ptr()) }
+    }
+
+    /// Returns whether the contents are valid.
+    #[inline]
+    pub fn is_uptodate(&self) -> bool {
+        // SAFETY: `self` is a valid folio; the flag is read atomically.
+        unsafe { bindings::folio_test_uptodate(self.as_ptr()) }
+    }
+
+    /// Marks the folio up to date: its contents are valid, there is no backing storage to read.
+    #[inline]
+    pub fn mark_uptodate(&self) {
+        // SAFETY: `self` is a valid folio; the flag is set atomically.
+        unsafe { bindings::folio_mark_uptodate(self.as_ptr()) };
     }
 
     /// Returns the page frame number of the first page.
@@ -203,7 +210,10 @@ impl<S> NewFolio<S> {
     /// Returns the order.
     #[inline]
     pub fn order(&self) -> Order {
-        self.0.order()
+        // SAFETY: The folio is valid, and its order does not change.
+        let order = unsafe { bindings::folio_order(self.as_ptr()) };
+        // SAFETY: The folio comes from the page allocator.
+        unsafe { Order::new_unchecked(order) }
     }
 
     /// Returns the size in bytes.
@@ -241,12 +251,8 @@ impl<S> NewFolio<S> {
             // SAFETY: A page of a folio has a `struct page`.
             let page = unsafe { NonNull::new_unchecked(page) };
             // SAFETY: The page is valid as long as the folio, which `self` has a reference to.
-            f(
-                unsafe { BorrowedPage::from_raw(page) },
-                in_page,
-                pos - offset,
-                part,
-            )?;
+            let page = unsafe { BorrowedPage::from_raw(page) };
+            f(page, in_page, pos - offset, part)?;
             pos += part;
         }
         Ok(())
@@ -388,7 +394,6 @@ impl NewFolio<Init> {
 #[must_use = "the folio is unlocked immediately when this is unused"]
 pub struct LockedFolio<'a> {
     folio: ARef<Folio>,
-    // Invariant: what holds for the address space of one folio is not claimed of another.
     _mapping: PhantomData<&'a ()>,
 }
 
@@ -444,11 +449,11 @@ impl LockedFolio<'_> {
         })
     }
 
-    /// Marks the folio up to date: its contents are valid.
+    /// Marks the folio not up to date: its contents are about to be replaced.
     #[inline]
-    pub(super) fn mark_uptodate(&self) {
-        // SAFETY: This is a valid folio, which is locked.
-        unsafe { bindings::folio_mark_uptodate(self.as_ptr()) };
+    pub fn clear_uptodate(&self) {
+        // SAFETY: The folio is valid; the flag is cleared atomically.
+        unsafe { bindings::folio_clear_uptodate(self.as_ptr()) };
     }
 
     /// Unlocks the folio and keeps the reference.

@@ -276,6 +276,17 @@ impl Order {
         (order <= bindings::MAX_PAGE_ORDER).then_some(Self(order))
     }
 
+    /// Creates an order without a check.
+    ///
+    /// # Safety
+    ///
+    /// Callers must ensure that the page allocator has such blocks.
+    #[inline]
+    pub(super) const unsafe fn new_unchecked(order: u32) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self(order)
+    }
+
     /// Returns the number.
     #[inline]
     pub const fn as_u32(self) -> u32 {

@@ -24,6 +24,7 @@ use crate::{
         Slot,
         Vm, //
     },
+    memslots::View,
     range::{
         self,
         Gfn, //
@@ -41,7 +42,11 @@ use kernel::{
         File, //
     },
     prelude::*,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+    types::ForeignOwnable,
     warn_on_once, //
 };
 
@@ -62,11 +67,13 @@ unsafe extern "C" fn kvm_gmem_init(module: *mut bindings::module) -> c_int {
         // SAFETY: By the safety requirements.
         let module = unsafe { ThisModule::from_ptr(module) };
 
-        // SAFETY: There are no virtual machines, and so no files.
+        // SAFETY: There are no virtual machines, and so nobody makes files. A file of an earlier
+        // mount has a reference to the module, until it does not use the table any more.
         unsafe { FILES.set_owner(&module) };
         // SAFETY: Nobody else calls this, so the workqueue does not exist.
         to_result(unsafe { bindings::gmem_create_workqueue() })?;
-        // SAFETY: `kvm_gmem_exit` unmounts it, before the module is unloaded.
+        // SAFETY: `kvm_gmem_exit` unmounts it, before the module is unloaded. As in C, an `fput()`
+        // that has put its reference to the module is not waited for.
         let mount = unsafe { FS.mount(&module) }.inspect_err(|_| {
             // SAFETY: The workqueue was just created, and nobody uses it.
             unsafe { bindings::gmem_destroy_workqueue() }
@@ -88,7 +95,8 @@ unsafe extern "C" fn kvm_gmem_init(module: *mut bindings::module) -> c_int {
 #[export]
 unsafe extern "C" fn kvm_gmem_exit() {
     // Work items have references to inodes, until they have run.
-    // SAFETY: `kvm_gmem_init` created the workqueue. There are no files for which work is added.
+    // SAFETY: `kvm_gmem_init` created the workqueue. No work is added any more: an inode without
+    // files has nobody who holds its `invalidate_lock`, so memory failure does not defer.
     unsafe { bindings::gmem_destroy_workqueue() };
     // SAFETY: There are no virtual machines, and nobody else does this.
     unsafe { MOUNT.set(None) };
@@ -109,11 +117,11 @@ unsafe extern "C" fn kvm_gmem_create(
     from_result(|| {
         // SAFETY: The pointer is valid.
         let vm = unsafe { Vm::from_raw(kvm) };
-        // SAFETY: The pointer is valid.
-        let (size, asked) = unsafe { ((*args).size, (*args).flags) };
+        // SAFETY: The pointer is valid, and nobody modifies the structure.
+        let args = unsafe { &*args };
 
-        let flags = Flags::new(asked, vm.supported_flags())?;
-        Ok(file::create(vm, range::file_size(size)?, flags)? as c_int)
+        let flags = Flags::new(args.flags, vm.supported_flags())?;
+        Ok(file::create(vm, range::file_size(args.size)?, flags)? as c_int)
     })
 }
 
@@ -124,7 +132,7 @@ unsafe extern "C" fn kvm_gmem_create(
 /// # Safety
 ///
 /// Callers must ensure that the pointers are valid, that the slot is new and of this VM, and that
-/// they are an ioctl of the task that has `fd`.
+/// this is called by an ioctl of the task whose table has `fd`.
 #[export]
 unsafe extern "C" fn kvm_gmem_prepare_memory_region(
     kvm: *mut bindings::kvm,
@@ -187,8 +195,9 @@ unsafe extern "C" fn kvm_gmem_commit_memory_region(
 
         // SAFETY: The slot is valid.
         let slot = unsafe { Slot::from_raw(slot) };
-        // SAFETY: The caller unbinds the slot before it frees it, which drops this. Closing the
-        // file, which drops this too, takes `slots_lock`, under which slots are freed.
+        // SAFETY: The caller unbinds the slot before it frees it, which ends the binding. Closing
+        // the file ends it as well, under `slots_lock`, so not while the slot is freed. The file is
+        // of this VM, as `kvm_gmem_prepare_memory_region` checked.
         let slot = unsafe { BoundSlot::new(slot) };
         file::bind(gmem.ok_or(EIO)?, slot)?;
         Ok(0)
@@ -212,22 +221,25 @@ unsafe extern "C" fn kvm_gmem_unbind(slot: *mut bindings::kvm_memory_slot) {
         return;
     }
 
-    // The file may be about to be closed, with no reference left, so that there is no `&File`. But
-    // `release` takes the file away from the slot under `slots_lock`. So that has not happened, and
-    // the inode is still there.
+    // The last reference to the file may be gone already, so there is no `&File`. But `release`
+    // unbinds the slot, which clears its file, under `slots_lock`. The slot has its file, so
+    // `release` has not done that, and cannot before the lock is released: the inode and the data
+    // of the file exist. (A binding that is in the tree ends by `BoundSlot::clear_file` only.)
     // SAFETY: See above. A memslot has no other files than a guest_memfd.
     let inode = unsafe { Inode::from_raw((*file).f_inode) };
+    // SAFETY: See above. The data of a guest_memfd is an `Arc<View>`.
+    let view = unsafe { Arc::<View>::borrow((*file).private_data) };
     // SAFETY: The slot is valid.
     let slot = unsafe { Slot::from_raw(slot) };
-    if let Some(vm) = file::bound_vm(inode, slot) {
-        // SAFETY: The caller holds the lock, or nobody else uses the VM.
-        file::unbind(inode, slot, unsafe { vm.assume_slots_locked() });
-    }
+    // SAFETY: The file is of the slot's VM. The caller holds its lock, or nobody else uses the VM.
+    let slots = unsafe { view.vm().assume_slots_locked() };
+    file::unbind(inode, &view, slot, slots);
 }
 
 /// Finds the page behind `gfn`, with a reference for the caller.
 ///
-/// Called by the architecture when a guest faults, and to map a page into a `gfn_to_pfn_cache`.
+/// Called when a guest faults, to map a page into a `gfn_to_pfn_cache`, and by the architecture for
+/// single pages that it accesses (SEV's VMSA, arm64's VNCR page).
 ///
 /// # Safety
 ///
@@ -235,8 +247,10 @@ unsafe extern "C" fn kvm_gmem_unbind(slot: *mut bindings::kvm_memory_slot) {
 ///
 /// * the pointers are valid; `max_order` may be NULL;
 /// * the slot is of this VM and has `gfn`, and they hold `kvm->srcu` or `slots_lock`;
-/// * if they map the page, they check `mmu_invalidate_seq` under `mmu_lock` before that, so that
-///   the page is unmapped again by [`Vm::start_invalidation`].
+/// * if the page is used without the reference that this returns, as stage 2 does, they check
+///   before that, under `mmu_lock`, that `mmu_invalidate_seq` has not changed since before this was
+///   called; and memory that is invalidated by [`Vm::start_invalidation`] is not used any more. The
+///   reference does not keep the page from being removed from the file.
 #[export]
 unsafe extern "C" fn kvm_gmem_get_pfn(
     _kvm: *mut bindings::kvm,
@@ -257,13 +271,13 @@ unsafe extern "C" fn kvm_gmem_get_pfn(
         // SAFETY: The folio is valid and has a page at this index. The reference to it is the
         // caller's now.
         let found_page = unsafe { bindings::folio_file_page(folio, found.index.as_usize()) };
-        // SAFETY: The pointers are valid.
-        unsafe {
-            *pfn = found.pfn.as_usize() as bindings::kvm_pfn_t;
-            *page = found_page;
-            if !max_order.is_null() {
-                *max_order = 0;
-            }
+        // SAFETY: The pointer is valid.
+        unsafe { *page = found_page };
+        // SAFETY: The pointer is valid.
+        unsafe { *pfn = found.pfn.as_usize() as bindings::kvm_pfn_t };
+        if !max_order.is_null() {
+            // SAFETY: The pointer is valid.
+            unsafe { *max_order = 0 };
         }
         Ok(0)
     })
@@ -281,7 +295,8 @@ mod populate {
         uaccess::UserPtr, //
     };
 
-    /// Fills private memory. Returns the number of pages, or an error number if that is zero.
+    /// Fills private memory. Returns the number of pages filled, or an error number if there are
+    /// none.
     ///
     /// Called by `KVM_TDX_INIT_MEM_REGION` and `KVM_SEV_SNP_LAUNCH_UPDATE`.
     ///

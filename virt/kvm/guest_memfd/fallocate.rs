@@ -79,7 +79,7 @@ fn allocate(inode: &Inode<Memory>, mut pages: PageRange) -> Result {
 
 /// Allocates some of the `pages`, as many as fit into one batch, and returns where to go on.
 fn allocate_batch(inode: &Inode<Memory>, mut pages: PageRange) -> Result<PageIndex> {
-    /// The most pages to look at. Where all have a folio the batch never becomes full.
+    /// The most pages to look at: if each has a folio already, the batch never becomes full.
     const MOST: usize = 512;
 
     let mapping = inode.mapping();

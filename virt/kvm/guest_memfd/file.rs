@@ -66,7 +66,6 @@ use kernel::{
     seq_file::SeqFile,
     seq_print,
     sync::{
-        aref::ARef,
         Arc,
         ArcBorrow, //
     }, //
@@ -86,7 +85,7 @@ impl InodeData for Memory {
     }
 
     #[cfg(CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM)]
-    fn free_folio(folio: kernel::fs::inode::RemovedFolio) {
+    fn free_folio(folio: &kernel::fs::inode::RemovedFolio) {
         kvm::reclaim(folio);
     }
 }
@@ -94,7 +93,7 @@ impl InodeData for Memory {
 /// The operations on files.
 pub(crate) struct GuestMemfd;
 
-/// The table of the operations on files, which tells them from other files.
+/// The table of the operations on files. Its address tells a guest_memfd from other files.
 pub(crate) static FILES: FileTable<GuestMemfd> = FileTable::new();
 
 #[vtable]
@@ -132,8 +131,8 @@ impl FileOperations for GuestMemfd {
 
     /// Unmaps the memory from the guest and unbinds the memslots. The memory goes with the inode.
     fn release(inode: &Inode<Memory>, view: ArcBorrow<'_, View>) {
-        // While this is held, no memslot is unbound and freed. New ones are not bound, and guest
-        // faults are not under way: both would have a reference to the file.
+        // While this is held, no memslot is unbound and freed by KVM. None is bound: that takes a
+        // reference to the file.
         let slots = view.vm().lock_slots();
         let mut files = inode.invalidate_lock();
 
@@ -232,18 +231,13 @@ pub(crate) fn bind(gmem: Opened<'_>, slot: BoundSlot) -> Result {
     gmem.inode.invalidate_lock().as_mut().bind(&gmem.view, slot)
 }
 
-/// Returns the VM of the file that `slot` is bound to.
-pub(crate) fn bound_vm(inode: &Inode<Memory>, slot: &Slot) -> Option<ARef<Vm>> {
-    let files = inode.invalidate_lock_shared();
-
-    files.bound_to(slot).map(|view| ARef::from(&**view.vm()))
-}
-
-/// Unbinds a memslot, which no guest fault uses any more, from the file that it is bound to.
-pub(crate) fn unbind(inode: &Inode<Memory>, slot: &Slot, slots: &SlotsLocked) {
+/// Unbinds a memslot from the file that has `view`.
+///
+/// Guest faults do not use the memslot any more.
+pub(crate) fn unbind(inode: &Inode<Memory>, view: &View, slot: &Slot, slots: &SlotsLocked) {
     let pages = slot.placement().pages;
     let mut files = inode.invalidate_lock();
 
-    files.as_mut().unbind(slot, slots);
-    slots.vm().unmap_pfncaches(inode.mapping(), pages);
+    files.as_mut().unbind(view, slot, slots);
+    view.vm().unmap_pfncaches(inode.mapping(), pages);
 }

@@ -3,9 +3,13 @@
 //! Page faults of guests.
 //!
 //! KVM resolves a fault on memory from a guest_memfd by asking for the page frame number behind a
-//! guest frame number. This takes no lock but that of the folio. The memslot may be deleted, the
-//! file closed or the page removed at any time. KVM notices the first and the last by
-//! `mmu_invalidate_seq`, and retries; a file that is being closed is refused here.
+//! guest frame number. This takes no lock but that of the folio. Meanwhile,
+//!
+//! * the page may be removed: KVM retries, since that changes `mmu_invalidate_seq`;
+//! * the memslot may be deleted: KVM waits for `kvm->srcu`, which the fault holds, before it unbinds
+//!   and frees it;
+//! * the file may be closed: a fault on a file without references is refused, and one that has a
+//!   page already retries, since closing changes `mmu_invalidate_seq`.
 
 use crate::{
     flags::Flag,
@@ -76,16 +80,20 @@ pub(crate) fn lock_page<'a>(
 
 /// Returns the page behind `gfn`, which is in `slot`, with a reference to its folio.
 ///
-/// Memory that is private to the guest is made so before this returns.
+/// If the file is private to the guest, the page is converted to private memory first.
 ///
 /// # Errors
 ///
-/// Those of [`lock_page`] and of the architecture.
+/// Those of [`lock_page`] and of the architecture. `EIO` if populating the page failed: it may hold
+/// a part of the data, which the guest must not get.
 pub(crate) fn get_pfn(gmem: Opened<'_>, slot: &Slot, gfn: Gfn) -> Result<GuestPage<ARef<Folio>>> {
     let page = lock_page(gmem, slot, gfn)?;
 
+    if !page.folio.is_uptodate() {
+        return Err(EIO);
+    }
     if !gmem.inode.data().has(Flag::InitShared) {
-        gmem.view.vm().make_private(gfn, page.pfn)?;
+        gmem.view.vm().make_private(gfn, &page.folio, page.index)?;
     }
     Ok(GuestPage {
         folio: page.folio.unlock(),

@@ -79,7 +79,7 @@ impl PseudoFsType for Memory {
 /// The file system.
 pub(crate) static FS: PseudoFs<Memory> = PseudoFs::new();
 
-/// Where the file system is mounted.
+/// The mount of the file system.
 pub(crate) static MOUNT: WhileVms<Mount<Memory>> = WhileVms::new();
 
 /// The flags with which folios are allocated.

@@ -6,10 +6,10 @@
 //! accesses itself through `gfn_to_pfn_cache`. Both have to let go of a page before its folio is
 //! freed, and must not map it again in between.
 //!
-//! [`unmap`] does that for all files of an inode. The page cache calls it, as [`InodeData::unmap`],
-//! for everybody who removes folios: see [`kernel::fs::inode`].
+//! [`unmap`] does that for all files of an inode. [`InodeGuard::unmap`] calls it, so that nobody can
+//! remove folios without it: see [`kernel::fs::inode`].
 //!
-//! [`InodeData::unmap`]: kernel::fs::inode::InodeData::unmap
+//! [`InodeGuard::unmap`]: kernel::fs::inode::InodeGuard::unmap
 
 use crate::{
     flags::Flag,
@@ -26,8 +26,8 @@ use kernel::{
 
 /// Pages that no guest has mapped. Guest faults on them retry until this is dropped.
 ///
-/// The files, and with them their bindings, are borrowed: the memslots that have some of the pages
-/// stay the same, so that the invalidation of each VM ends as it was started.
+/// The files, and with them their bindings, are borrowed. So the set of memslots in the range cannot
+/// change, and exactly the invalidations that were started are ended.
 #[must_use = "guests can map the pages again immediately when this is unused"]
 pub(crate) struct Invalidated<'a> {
     files: &'a Files,
@@ -37,7 +37,7 @@ pub(crate) struct Invalidated<'a> {
 impl Drop for Invalidated<'_> {
     fn drop(&mut self) {
         for view in self.files.iter() {
-            if view.slots(self.pages).next().is_some() {
+            if view.has_slots(self.pages) {
                 view.vm().end_invalidation();
             }
         }
@@ -58,29 +58,25 @@ pub(crate) fn unmap<'a>(
 
 /// Unmaps all pages of `inode` from the guest of one file, which is being closed.
 ///
-/// Guest faults need a reference to the file, so they do not map the pages again.
+/// The pages are not mapped again. A guest fault that has a page already retries because of the
+/// invalidation, and then gets no reference to the file.
 pub(crate) fn unmap_closing(inode: &Inode<Memory>, view: &BoundView) {
     if start(inode, view, PageRange::ALL) {
         view.vm().end_invalidation();
     }
 }
 
-/// Unmaps `pages` from stage 2 and from `gfn_to_pfn_cache`s.
+/// Unmaps `pages` from stage 2 and from `gfn_to_pfn_cache`s of one file's VM.
 ///
 /// Returns whether an invalidation was started: whether a memslot has some of the pages. Without a
 /// memslot there is nothing to unmap: unbinding one unmaps its pages.
 fn start(inode: &Inode<Memory>, view: &BoundView, pages: PageRange) -> bool {
     let private = !inode.data().has(Flag::InitShared);
-    let mut slots = view.slots(pages).peekable();
-    if slots.peek().is_none() {
+    let Some(invalidation) = view.unmap(pages, private) else {
         return false;
-    }
+    };
 
-    let mut unmapping = view.vm().start_invalidation();
-    for slot in slots {
-        unmapping.unmap(slot, slot.placement().gfns(pages), private);
-    }
-    view.vm().keep(unmapping.finish());
+    view.vm().keep(invalidation);
     view.vm().unmap_pfncaches(inode.mapping(), pages);
     true
 }

@@ -43,7 +43,7 @@ void kvm_get_kvm(struct kvm *kvm);
 void kvm_put_kvm(struct kvm *kvm);
 
 /**
- * struct gmem_slot - where a memslot's memory is.
+ * struct gmem_slot - The place of a memslot in the guest and in its file.
  * @base_gfn: First guest frame number.
  * @npages: Number of pages.
  * @pgoff: Index of the first page in the file.

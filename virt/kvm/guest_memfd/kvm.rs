@@ -10,8 +10,8 @@
 //! KVM frees a memslot when userspace deletes it. Two types stand for one that is not freed yet:
 //!
 //! * [`Slot`] is borrowed: from a caller that holds `kvm->srcu`, or from [`SlotsLocked`].
-//! * [`BoundSlot`] is the slot's binding to a file. KVM calls `kvm_gmem_unbind()`, which drops it,
-//!   before it frees the slot.
+//! * [`BoundSlot`] is the slot's binding to a file. The slot has a pointer to the file, without a
+//!   reference. KVM calls `kvm_gmem_unbind()`, which ends the binding, before it frees the slot.
 //!
 //! # Invalidation
 //!
@@ -19,11 +19,16 @@
 //!
 //! 1. [`Vm::start_invalidation`] takes `mmu_lock`, and makes guest faults retry from now on.
 //! 2. [`Unmapping::unmap`] unmaps memslots from stage 2.
-//! 3. [`Unmapping::finish`] flushes the guest's TLBs and unlocks. The memory is not in use now.
+//! 3. [`Unmapping::finish`] flushes the guest's TLBs and unlocks. The guest no longer uses the
+//!    memory.
 //! 4. When the [`Invalidation`] is dropped, guest faults can succeed again.
 //!
-//! KVM itself reaches some guest pages through `gfn_to_pfn_cache`. [`Vm::unmap_pfncaches`] unmaps
-//! those, and they are not mapped again while there is an [`Invalidation`].
+//! This works because a guest fault reads `mmu_invalidate_seq` before it asks for a page, and
+//! retries if an invalidation was started or ended before it holds `mmu_lock` to map the page.
+//!
+//! KVM itself accesses some guest pages through `gfn_to_pfn_cache`. [`Vm::unmap_pfncaches`] unmaps
+//! those (`virt/kvm/pfncache_gmem.c`), and they are not mapped again while there is an
+//! [`Invalidation`].
 //!
 //! C header: [`virt/kvm/guest_memfd/kvm.h`](srctree/virt/kvm/guest_memfd/kvm.h)
 //!
@@ -58,10 +63,10 @@ use kernel::{
     },
     mm::{
         address_space::AddressSpace,
+        folio::LockedFolio,
         pgoff::{
             PageIndex,
-            PageRange,
-            Pfn, //
+            PageRange, //
         }, //
     },
     prelude::*,
@@ -199,24 +204,31 @@ impl Vm {
         unsafe { bindings::gmem_unmap_pfncaches(self.as_ptr(), mapping.as_ptr(), start, end) };
     }
 
-    /// Makes the page `pfn` private to the guest, at `gfn`, where the architecture does something
-    /// for that.
+    /// Converts the page of `folio` at `index` to memory that is private to the guest, at `gfn`, on
+    /// architectures that have to do something for this.
     ///
     /// # Errors
     ///
-    /// Those of the architecture.
-    pub(crate) fn make_private(&self, gfn: Gfn, pfn: Pfn) -> Result {
+    /// `EIO` if the folio does not have this page; those of the architecture.
+    pub(crate) fn make_private(
+        &self,
+        gfn: Gfn,
+        folio: &LockedFolio<'_>,
+        index: PageIndex,
+    ) -> Result {
         #[cfg(CONFIG_HAVE_KVM_ARCH_GMEM_CONVERT)]
         {
-            let pfn = pfn.as_usize() as bindings::kvm_pfn_t;
+            let pfn = folio.pfn_of(index).ok_or(EIO)?.as_usize() as bindings::kvm_pfn_t;
 
-            // SAFETY: The VM is valid. The architecture checks the numbers.
+            // SAFETY: The VM is valid. The page is in a page cache, and this crate has no other
+            // than that of guest_memfd. The folio lock keeps it there, so it is not freed before it
+            // was converted, and `kvm_arch_gmem_reclaim()` will convert it back.
             let ret = unsafe { bindings::gmem_make_private(self.as_ptr(), gfn.as_u64(), pfn, 1) };
             kernel::error::to_result(ret)
         }
         #[cfg(not(CONFIG_HAVE_KVM_ARCH_GMEM_CONVERT))]
         {
-            let _ = (gfn, pfn);
+            let _ = (gfn, folio, index);
             Ok(())
         }
     }
@@ -289,11 +301,12 @@ impl Drop for SlotsGuard<'_> {
     }
 }
 
-/// The `mmu_lock` of a virtual machine.
+/// The `mmu_lock` of a virtual machine. Dropping this unlocks.
 ///
 /// # Invariants
 ///
 /// This task holds the lock.
+#[must_use = "the lock unlocks immediately when the guard is unused"]
 struct MmuLock<'a> {
     vm: &'a Vm,
     flush: bool,
@@ -316,13 +329,19 @@ pub(crate) struct Unmapping<'a> {
 }
 
 impl<'a> Unmapping<'a> {
-    /// Unmaps the guest frame numbers `gfns` of `slot`, which are private to the guest, or not.
-    pub(crate) fn unmap(&mut self, slot: &Slot, gfns: Range<Gfn>, private: bool) {
-        // SAFETY: The VM and the slot are valid, and `mmu_lock` is held.
+    /// Unmaps the guest frame numbers `gfns` of `slot`: the private ones if `private`, otherwise
+    /// the shared ones.
+    ///
+    /// # Safety
+    ///
+    /// Callers must ensure that `slot` is valid, and of this VM.
+    pub(crate) unsafe fn unmap(&mut self, slot: NonNull<Slot>, gfns: Range<Gfn>, private: bool) {
+        // SAFETY: The VM is valid, and its `mmu_lock` is held. The slot is by the safety
+        // requirements.
         self.mmu_lock.flush |= unsafe {
             bindings::gmem_invalidate_range(
                 self.mmu_lock.vm.as_ptr(),
-                slot.as_ptr(),
+                slot.as_ptr().cast(),
                 gfns.start.as_u64(),
                 gfns.end.as_u64(),
                 private,
@@ -361,8 +380,12 @@ impl Drop for Invalidation<'_> {
 /// A virtual machine, with the number of its invalidations that one file has in progress.
 ///
 /// An inode can have any number of files, and unmapping its pages starts an invalidation for each.
-/// The [`Invalidation`]s would have to be kept in a list, which cannot be allocated: unmapping must
-/// not fail. So each file counts its own.
+/// (There is one today; no ioctl creates another.) The [`Invalidation`]s would have to be kept in a
+/// list, which cannot be allocated: unmapping must not fail. So each file counts its own.
+///
+/// # Invariants
+///
+/// `invalidations` of the VM were started by this file, and not ended yet.
 pub(crate) struct FileVm {
     vm: ARef<Vm>,
     invalidations: Atomic<i32>,
@@ -371,6 +394,7 @@ pub(crate) struct FileVm {
 impl FileVm {
     /// Takes a reference to `vm`.
     pub(crate) fn new(vm: &Vm) -> Self {
+        // INVARIANT: None was started.
         Self {
             vm: vm.into(),
             invalidations: Atomic::new(0),
@@ -382,19 +406,26 @@ impl FileVm {
     /// It ends at once if it is one of another VM.
     pub(crate) fn keep(&self, invalidation: Invalidation<'_>) {
         if !warn_on_once!(invalidation.0 != &*self.vm) {
-            self.invalidations.fetch_add(1, Relaxed);
+            // INVARIANT: It is not ended, since it is not dropped.
             core::mem::forget(invalidation);
+            self.invalidations.fetch_add(1, Relaxed);
         }
     }
 
     /// Ends one invalidation that was left in progress, if there is one.
     pub(crate) fn end_invalidation(&self) {
-        if warn_on_once!(self.invalidations.fetch_sub(1, Relaxed) <= 0) {
-            self.invalidations.fetch_add(1, Relaxed);
-            return;
+        let mut count = self.invalidations.load(Relaxed);
+        loop {
+            if warn_on_once!(count <= 0) {
+                return;
+            }
+            match self.invalidations.cmpxchg(count, count - 1, Relaxed) {
+                Ok(_) => break,
+                Err(now) => count = now,
+            }
         }
-        // INVARIANT: `keep` did not end an invalidation of this VM, and the counter says that
-        // nobody else has done so since.
+        // INVARIANT: The counter was positive, so an invalidation of this VM is in progress. It was
+        // decremented, so nobody else ends it.
         drop(Invalidation(&self.vm));
     }
 }
@@ -471,9 +502,12 @@ impl Slot {
 
 /// The binding of a memslot to a file.
 ///
+/// A binding ends by [`clear_file`](Self::clear_file), except when binding failed.
+///
 /// # Invariants
 ///
 /// The slot is valid as long as this value exists.
+#[must_use = "a binding is ended by clear_file()"]
 pub(crate) struct BoundSlot(NonNull<bindings::kvm_memory_slot>);
 
 // SAFETY: This is a pointer to a slot that any task may use.
@@ -487,7 +521,10 @@ impl BoundSlot {
     ///
     /// # Safety
     ///
-    /// Callers must ensure that the result is dropped before the slot is freed.
+    /// Callers must ensure that
+    ///
+    /// * the result does not exist any more when the slot is freed;
+    /// * it is bound to files of the slot's VM only.
     pub(crate) unsafe fn new(slot: &Slot) -> Self {
         // INVARIANT: By the safety requirements.
         // SAFETY: The address of a reference is not NULL.
@@ -496,8 +533,8 @@ impl BoundSlot {
 
     /// Ends the binding: the slot has no file any more.
     ///
-    /// `slots_lock` of the slot's VM keeps KVM from freeing the slot while a file that is being
-    /// closed does this.
+    /// `slots`, which must be of the slot's VM, keeps KVM from freeing the slot while a file that is
+    /// being closed does this.
     pub(crate) fn clear_file(self, _slots: &SlotsLocked) {
         // SAFETY: By the type invariants, the slot is valid.
         unsafe { bindings::gmem_slot_clear_file(self.0.as_ptr()) };
@@ -542,15 +579,16 @@ unsafe impl ForeignOwnable for BoundSlot {
     }
 }
 
-/// Returns memory that was removed from the page cache to the host, where the architecture does
-/// something for that.
+/// Gives memory back to the host after it left the page cache, on architectures that have to do
+/// something for this.
 #[cfg(CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM)]
-pub(crate) fn reclaim(folio: kernel::fs::inode::RemovedFolio) {
-    let pfn = folio.pfn.as_usize() as bindings::kvm_pfn_t;
+pub(crate) fn reclaim(folio: &kernel::fs::inode::RemovedFolio) {
+    let pfn = folio.pfn().as_usize() as bindings::kvm_pfn_t;
+    let nr_pages = folio.nr_pages() as bindings::kvm_pfn_t;
 
-    // SAFETY: The memory was removed from the page cache, which unmapped it from guests before. It
-    // is not freed before this returns.
-    unsafe { bindings::gmem_reclaim(pfn, folio.nr_pages as bindings::kvm_pfn_t) };
+    // SAFETY: By the invariants of `RemovedFolio`, the memory left the page cache, for which guests
+    // were unmapped, and is not freed yet.
+    unsafe { bindings::gmem_reclaim(pfn, nr_pages) };
 }
 
 /// Calls [`InodeData::unmap`] for `pages` from a work item, where it can wait for the
@@ -577,7 +615,8 @@ pub(crate) fn defer_unmap<T: InodeData>(inode: &Inode<T>, pages: PageRange) {
     unsafe { bindings::gmem_defer_unmap(inode.as_ptr(), start, end, Some(unmap::<T>)) };
 }
 
-/// Makes an inode that no security module treats as an internal one of the kernel.
+/// Creates an inode that security modules check like others that userspace has, and not as internal
+/// to the kernel.
 ///
 /// # Errors
 ///
@@ -599,7 +638,7 @@ pub(crate) fn new_inode<'a, T: InodeData>(
     unsafe { NewInode::new(mount, make, options, locked, data) }
 }
 
-/// A value that exists from `kvm_gmem_init()` to `kvm_gmem_exit()`, so while there are VMs.
+/// A value that exists from `kvm_gmem_init()` to `kvm_gmem_exit()`, and so whenever there is a VM.
 ///
 /// # Invariants
 ///

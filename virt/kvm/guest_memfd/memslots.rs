@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which memslot is bound to which pages of an inode.
+//! The bindings of memslots to pages of an inode.
 //!
 //! An inode is memory. An open file of it is one VM's view of that memory: the memslots of the VM,
 //! each bound to a range of pages. Ranges of one file do not overlap.
@@ -16,6 +16,7 @@
 use crate::kvm::{
     BoundSlot,
     FileVm,
+    Invalidation,
     Slot,
     SlotsLocked,
     Vm, //
@@ -108,11 +109,14 @@ impl View {
         &self.vm
     }
 
-    /// Returns whether the page at `index` is bound to `slot`. Takes no lock.
+    /// Returns whether the page at `index`, which was bound to `slot`, still is. Takes no lock.
     pub(crate) fn is_bound(&self, index: PageIndex, slot: &Slot) -> bool {
         let bound = self.bindings.tree.load_address(index.as_usize());
+        let same = core::ptr::eq(bound.cast(), slot.as_ptr());
 
-        core::ptr::eq(bound.cast(), slot.as_ptr())
+        // Slots are freed before their pages can be bound again, and guest faults are over then.
+        warn_on_once!(!same && !bound.is_null());
+        same
     }
 }
 
@@ -143,47 +147,56 @@ impl BoundView {
         self.0.bindings.insert(slot.placement().pages, slot)
     }
 
-    /// Unbinds the memslot that has the page at `index`, and returns whether there was one. It has
-    /// no file after that.
-    fn unbind(&mut self, index: PageIndex, slots: &SlotsLocked) -> bool {
-        // The lock of another VM would not keep the memslot from being freed.
-        if warn_on_once!(*slots.vm() != **self.vm()) {
-            return false;
+    /// Unbinds the memslot that has the page at `index`. It has no file after that.
+    fn unbind(&mut self, index: PageIndex, slots: &SlotsLocked) {
+        if let Some(slot) = self.0.bindings.remove(index) {
+            slot.clear_file(slots);
         }
-        let slot = self.0.bindings.remove(index);
-
-        slot.map(|slot| slot.clear_file(slots)).is_some()
     }
 
-    /// Returns the first memslot that has one of the `pages`.
-    fn first_in(&self, pages: PageRange) -> Option<&Slot> {
-        let slot = self
-            .0
-            .bindings
-            .first_in(pages, |slot| NonNull::from(slot))?;
+    /// Unbinds all memslots.
+    fn unbind_all(&mut self, slots: &SlotsLocked) {
+        let first = |slot: &Slot| slot.placement().pages.start();
 
-        // SAFETY: A slot is valid as long as its `BoundSlot` exists. That is in the tree, which it
-        // leaves by `unbind` only. By the type invariants, nobody can call that for this view while
-        // `self` is borrowed.
-        Some(unsafe { slot.as_ref() })
+        while let Some(index) = self.0.bindings.first_in(PageRange::ALL, first) {
+            self.unbind(index, slots);
+        }
     }
 
-    /// Returns the memslots that have some of the `pages`.
-    pub(crate) fn slots(&self, pages: PageRange) -> impl Iterator<Item = &Slot> {
-        let mut rest = pages;
+    /// Returns whether a memslot has some of the `pages`.
+    pub(crate) fn has_slots(&self, pages: PageRange) -> bool {
+        self.0.bindings.first_in(pages, |_| ()).is_some()
+    }
 
-        core::iter::from_fn(move || {
-            let slot = self.first_in(rest)?;
-            rest = rest.tail(slot.placement().pages.end());
-            Some(slot)
-        })
+    /// Unmaps `pages` from stage 2: memory that is private to the guest if `private`, otherwise
+    /// shared memory. Returns [`None`] if no memslot has any of the pages.
+    pub(crate) fn unmap(&self, pages: PageRange, private: bool) -> Option<Invalidation<'_>> {
+        let next = |pages| {
+            self.0
+                .bindings
+                .first_in(pages, |slot: &Slot| (NonNull::from(slot), slot.placement()))
+        };
+        let (mut rest, mut found) = (pages, next(pages));
+        found?;
+
+        let mut unmapping = self.vm().start_invalidation();
+        while let Some((slot, placement)) = found {
+            // SAFETY: A slot is valid as long as its `BoundSlot` exists. The `BoundSlot` is in the
+            // tree, and only `unbind` removes it, which takes the only `BoundView` of this view by
+            // `&mut`, and that is borrowed here. It was bound to a file of its own VM, as
+            // `BoundSlot::new` requires.
+            unsafe { unmapping.unmap(slot, placement.gfns(pages), private) };
+            rest = rest.tail(placement.pages.end());
+            found = next(rest);
+        }
+        Some(unmapping.finish())
     }
 }
 
 /// The bindings of all open files of an inode.
 ///
-/// Not [`Unpin`], and only created in place: a guard of the lock returns no `&mut Files`, by which
-/// bindings could be moved out of the lock or replaced by others.
+/// Not [`Unpin`], and only created in place, so that the guard of the lock gives no `&mut Files` to
+/// callers, by which they could move bindings out of the lock or replace them.
 #[pin_data]
 pub(crate) struct Files {
     views: KVec<BoundView>,
@@ -231,40 +244,31 @@ impl Files {
             .bind(slot)
     }
 
-    /// Returns the bindings of the file that `slot` is bound to.
-    pub(crate) fn bound_to(&self, slot: &Slot) -> Option<&BoundView> {
-        let first = slot.placement().pages.start();
-
-        self.views
-            .iter()
-            .find(|bound| bound.0.is_bound(first, slot))
-    }
-
-    /// Unbinds `slot`, of the VM whose `slots_lock` is held, from the file that it is bound to.
-    pub(crate) fn unbind(self: Pin<&mut Self>, slot: &Slot, slots: &SlotsLocked) {
-        let first = slot.placement().pages.start();
-
-        for bound in self.project().views.iter_mut() {
-            if bound.0.is_bound(first, slot) {
-                bound.unbind(first, slots);
-            }
+    /// Unbinds `slot` from the file that has `view`.
+    pub(crate) fn unbind(self: Pin<&mut Self>, view: &View, slot: &Slot, slots: &SlotsLocked) {
+        if let Some(bound) = self.locked(view, slots) {
+            bound.unbind(slot.placement().pages.start(), slots);
         }
     }
 
     /// Unbinds all memslots from the file that has `view`, and removes it from the list.
-    pub(crate) fn close(self: Pin<&mut Self>, view: &View, slots: &SlotsLocked) {
+    pub(crate) fn close(mut self: Pin<&mut Self>, view: &View, slots: &SlotsLocked) {
+        if let Some(bound) = self.as_mut().locked(view, slots) {
+            bound.unbind_all(slots);
+            self.project().views.retain(|bound| !bound.is_of(view));
+        }
+    }
+
+    /// Returns the bindings of the file that has `view`, if `slots` is of its VM.
+    ///
+    /// The lock of another VM would not keep the memslots from being freed.
+    fn locked(self: Pin<&mut Self>, view: &View, slots: &SlotsLocked) -> Option<&mut BoundView> {
+        if warn_on_once!(*slots.vm() != **view.vm()) {
+            return None;
+        }
         let views = self.project().views;
 
-        for bound in views.iter_mut().filter(|bound| bound.is_of(view)) {
-            while let Some(slot) = bound.first_in(PageRange::ALL) {
-                let first = slot.placement().pages.start();
-
-                if !bound.unbind(first, slots) {
-                    break;
-                }
-            }
-        }
-        views.retain(|bound| !bound.is_of(view));
+        views.iter_mut().find(|bound| bound.is_of(view))
     }
 }
 
@@ -320,7 +324,7 @@ mod tests {
         Ok(())
     }
 
-    /// An empty range binds nothing, and the last page that there can be is one.
+    /// An empty range is refused, and the last page that a file can have can be bound.
     #[test]
     fn ends() -> Result {
         let bindings = new()?;

@@ -17,10 +17,7 @@ use crate::{
 };
 use kernel::{
     current,
-    mm::pgoff::{
-        PageRange,
-        Pfn, //
-    },
+    mm::pgoff::Pfn,
     page::PAGE_SIZE,
     prelude::*,
     uaccess::UserPtr, //
@@ -104,20 +101,26 @@ fn populate_page(
     gfn: Gfn,
     post_populate: impl FnOnce(Pfn) -> Result,
 ) -> Result {
-    let locked = gmem.inode.invalidate_lock();
+    // Keeps the folio from being removed.
+    let _locked = gmem.inode.invalidate_lock();
     let page = lock_page(gmem, slot, gfn)?;
-    // Removing the folio takes the `invalidate_lock`, which is held.
-    let _folio = page.folio.unlock();
+    if page.added {
+        page.folio.clear_uptodate();
+    }
+    let folio = page.folio.unlock();
 
     if !slots.vm().is_private(gfn) {
+        if page.added {
+            // It is still zero.
+            folio.mark_uptodate();
+        }
         return Err(EINVAL);
     }
-    post_populate(page.pfn).inspect_err(|_| {
-        // The callback may have copied the source before it failed. In C the folio is not up to
-        // date then, and the next fault clears it. The kernel cannot write to it here, so remove
-        // it. A folio that was there before may have contents of the guest, and stays.
-        if page.added {
-            locked.unmap(PageRange::new(page.index, 1)).remove_folios();
-        }
-    })
+    // If this fails, the page may hold a part of the source. Then it stays not up to date, and guest
+    // faults fail, until it is populated again or a hole is punched. (In C the next fault clears it.
+    // This crate cannot write to a folio in the page cache, and must not free one that the firmware
+    // may own.)
+    post_populate(page.pfn)?;
+    folio.mark_uptodate();
+    Ok(())
 }

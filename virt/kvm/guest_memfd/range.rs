@@ -54,9 +54,7 @@ pub(crate) fn file_pages(size: Offset) -> PageRange {
     PageRange::from_bytes(0, size).unwrap_or(PageRange::from(0..0))
 }
 
-/// The guest frame numbers of a memslot, and the pages of its file behind them.
-///
-/// Both ranges have the same length.
+/// The guest frame numbers of a memslot, and as many pages of its file, which are behind them.
 #[derive(Clone, Copy)]
 pub(crate) struct Placement {
     /// The first guest frame number.
