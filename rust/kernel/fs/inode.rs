@@ -78,8 +78,8 @@ pub trait InodeData: Send + Sync + Sized + 'static {
     /// unmapped until the result is dropped.
     ///
     /// The page cache unmaps them from userspace. Whoever lets others map a folio by its page frame
-    /// number, which takes unsafe code, relies on this function to unmap it again: then a guest, for
-    /// example, does not write to a folio that was freed.
+    /// number, which takes unsafe code, relies on this function to unmap it again: then a guest,
+    /// for example, does not write to a folio that was freed.
     ///
     /// Context: under the `invalidate_lock`, held for reading or writing. May sleep.
     fn unmap<'a>(

@@ -6,8 +6,8 @@
 //! guest frame number. This takes no lock but that of the folio. Meanwhile,
 //!
 //! * the page may be removed: KVM retries, since that changes `mmu_invalidate_seq`;
-//! * the memslot may be deleted: KVM waits for `kvm->srcu`, which the fault holds, before it unbinds
-//!   and frees it;
+//! * the memslot may be deleted: KVM waits for `kvm->srcu`, which the fault holds, before it
+//!   unbinds and frees it;
 //! * the file may be closed: a fault on a file without references is refused, and one that has a
 //!   page already retries, since closing changes `mmu_invalidate_seq`.
 

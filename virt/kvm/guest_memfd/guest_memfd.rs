@@ -4,8 +4,8 @@
 //!
 //! This is [`virt/kvm/guest_memfd.c`] in Rust, with the same uAPI and the same callers. The kernel
 //! must not access guest memory that is in the page cache, and here the types say so: contents can
-//! be accessed in a [`NewFolio`], which is not in the page cache yet. A [`LockedFolio`], which is in
-//! the page cache, and a [`Folio`] give no access to contents.
+//! be accessed in a [`NewFolio`], which is not in the page cache yet. A [`LockedFolio`], which is
+//! in the page cache, and a [`Folio`] give no access to contents.
 //!
 //! An *inode* is the memory. An open *file* of it is one virtual machine's view of the memory: its
 //! *memslots*, each bound to a range of pages.
@@ -87,8 +87,8 @@
 //! | the maple tree's, in       | binding, unbinding, going     | -                             |
 //! | [`memslots`]               | over the memslots of a range  |                               |
 //!
-//! Here a page fault of userspace or of a guest takes the folio lock only. Its caller holds the mmap
-//! lock or the VMA lock, or `kvm->srcu`, and takes `mmu_lock` after that.
+//! Here a page fault of userspace or of a guest takes the folio lock only. Its caller holds the
+//! mmap lock or the VMA lock, or `kvm->srcu`, and takes `mmu_lock` after that.
 //!
 //! Memory failure holds the folio lock before it looks for guests that have the page mapped, which
 //! is the wrong order. So it only tries to take the `invalidate_lock`; if that fails, a work item

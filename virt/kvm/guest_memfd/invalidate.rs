@@ -6,8 +6,8 @@
 //! accesses itself through `gfn_to_pfn_cache`. Both have to let go of a page before its folio is
 //! freed, and must not map it again in between.
 //!
-//! [`unmap`] does that for all files of an inode. [`InodeGuard::unmap`] calls it, so that nobody can
-//! remove folios without it: see [`kernel::fs::inode`].
+//! [`unmap`] does that for all files of an inode. [`InodeGuard::unmap`] calls it, so that nobody
+//! can remove folios without it: see [`kernel::fs::inode`].
 //!
 //! [`InodeGuard::unmap`]: kernel::fs::inode::InodeGuard::unmap
 
@@ -26,8 +26,8 @@ use kernel::{
 
 /// Pages that no guest has mapped. Guest faults on them retry until this is dropped.
 ///
-/// The files, and with them their bindings, are borrowed. So the set of memslots in the range cannot
-/// change, and exactly the invalidations that were started are ended.
+/// The files, and with them their bindings, are borrowed. So the set of memslots in the range
+/// cannot change, and exactly the invalidations that were started are ended.
 #[must_use = "guests can map the pages again immediately when this is unused"]
 pub(crate) struct Invalidated<'a> {
     files: &'a Files,

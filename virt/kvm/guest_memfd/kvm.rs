@@ -533,8 +533,8 @@ impl BoundSlot {
 
     /// Ends the binding: the slot has no file any more.
     ///
-    /// `slots`, which must be of the slot's VM, keeps KVM from freeing the slot while a file that is
-    /// being closed does this.
+    /// `slots`, which must be of the slot's VM, keeps KVM from freeing the slot while a file that
+    /// is being closed does this.
     pub(crate) fn clear_file(self, _slots: &SlotsLocked) {
         // SAFETY: By the type invariants, the slot is valid.
         unsafe { bindings::gmem_slot_clear_file(self.0.as_ptr()) };

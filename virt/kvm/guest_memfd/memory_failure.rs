@@ -22,8 +22,8 @@ use kernel::{
 /// Unmaps `pages` from guests, now or soon.
 ///
 /// The caller holds the folio lock. Punching a hole holds the `invalidate_lock` when it waits for
-/// folio locks, so this must not wait for the `invalidate_lock`. If that is taken, a work item waits
-/// for it and unmaps the pages.
+/// folio locks, so this must not wait for the `invalidate_lock`. If that is taken, a work item
+/// waits for it and unmaps the pages.
 pub(crate) fn error_remove_folio(inode: &Inode<Memory>, pages: PageRange) -> MfResult {
     match inode.try_invalidate_lock_shared() {
         Some(files) => drop(invalidate::unmap(inode, &files, pages)),

@@ -116,10 +116,10 @@ fn populate_page(
         }
         return Err(EINVAL);
     }
-    // If this fails, the page may hold a part of the source. Then it stays not up to date, and guest
-    // faults fail, until it is populated again or a hole is punched. (In C the next fault clears it.
-    // This crate cannot write to a folio in the page cache, and must not free one that the firmware
-    // may own.)
+    // If this fails, the page may hold a part of the source. Then it stays not up to date, and
+    // guest faults fail, until it is populated again or a hole is punched. (In C the next fault
+    // clears it. This crate cannot write to a folio in the page cache, and must not free one that
+    // the firmware may own.)
     post_populate(page.pfn)?;
     folio.mark_uptodate();
     Ok(())
