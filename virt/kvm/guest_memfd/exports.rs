@@ -142,7 +142,8 @@ unsafe extern "C" fn kvm_gmem_prepare_memory_region(
 ) -> c_int {
     from_result(|| {
         // SAFETY: The slot is valid.
-        if warn_on_once!(unsafe { bindings::gmem_slot_is_gmem_only(slot) }) {
+        let gmem_only = unsafe { bindings::gmem_slot_is_gmem_only(slot) };
+        if warn_on_once!(gmem_only) {
             return Err(EINVAL);
         }
 
