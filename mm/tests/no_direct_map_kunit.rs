@@ -61,7 +61,9 @@ mod tests {
         sync::aref::ARef, //
     };
 
-    // In `mm/internal.h`, which is not bound.
+    // In `mm/internal.h`, which is not bound. They are called by pointer, so the types must be those
+    // in C (kCFI).
+    #[allow(improper_ctypes)]
     extern "C" {
         fn folio_zap_direct_map(folio: *mut bindings::folio) -> c_int;
         fn folio_restore_direct_map(folio: *mut bindings::folio) -> c_int;
