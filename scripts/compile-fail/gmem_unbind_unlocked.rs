@@ -9,9 +9,9 @@ include!("gmem.inc");
 
 use kernel::fs::inode::Inode;
 
-pub(crate) fn unbind(inode: &Inode<inode::Memory>, vm: &kvm::Vm, slot: &kvm::Slot) {
+pub(crate) fn unbind(inode: &Inode<inode::Memory>, view: &memslots::View, slot: &kvm::Slot) {
     #[cfg(not(wrong))]
-    file::unbind(inode, slot, &vm.lock_slots());
+    file::unbind(inode, view, slot, &view.vm().lock_slots());
     #[cfg(wrong)]
-    file::unbind(inode, slot, vm);
+    file::unbind(inode, view, slot, view.vm());
 }

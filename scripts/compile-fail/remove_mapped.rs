@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-// wrong: error[E0133]: call to unsafe function `InvalidateGuard::<'a, T>::truncate_range` is unsafe and requires unsafe block
+// wrong: error[E0133]: call to unsafe function `InvalidateGuard::<'_, T>::truncate_range` is unsafe and requires unsafe block
 
 //! Folios are removed when they were unmapped from everybody.
 
