@@ -196,9 +196,9 @@ impl PageRange {
     /// Returns the pages of the range from `index` on.
     #[inline]
     pub fn tail(self, index: PageIndex) -> Self {
-        // INVARIANT: The start is at most the end.
+        // INVARIANT: The start is at most the end. (`clamp` would check that, and panic.)
         Self {
-            start: index.clamp(self.start, self.end),
+            start: index.max(self.start).min(self.end),
             ..self
         }
     }

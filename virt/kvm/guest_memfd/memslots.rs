@@ -109,6 +109,13 @@ impl View {
         &self.vm
     }
 
+    /// Returns whether `slots` is of the VM of the file, as it should be.
+    ///
+    /// The lock of another VM would not keep the memslots from being freed.
+    fn is_locked(&self, slots: &SlotsLocked) -> bool {
+        !warn_on_once!(*slots.vm() != **self.vm())
+    }
+
     /// Returns whether the page at `index`, which was bound to `slot`, still is. Takes no lock.
     pub(crate) fn is_bound(&self, index: PageIndex, slot: &Slot) -> bool {
         let bound = self.bindings.tree.load_address(index.as_usize());
@@ -193,15 +200,20 @@ impl BoundView {
     }
 }
 
-/// The bindings of all open files of an inode.
+/// The bindings of all open files of an inode, a list.
 ///
 /// Not [`Unpin`], and only created in place, so that the guard of the lock gives no `&mut Files` to
 /// callers, by which they could move bindings out of the lock or replace them.
 #[pin_data]
 pub(crate) struct Files {
-    views: KVec<BoundView>,
+    first: Option<KBox<Node>>,
     #[pin]
     _pin: PhantomPinned,
+}
+
+struct Node {
+    view: BoundView,
+    next: Option<KBox<Node>>,
 }
 
 impl Files {
@@ -211,23 +223,37 @@ impl Files {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(view: BoundView) -> Result<impl PinInit<Self>> {
-        let mut views = KVec::with_capacity(1, GFP_KERNEL_ACCOUNT)?;
-        views.push(view, GFP_KERNEL_ACCOUNT)?;
+        let node = KBox::new(Node { view, next: None }, GFP_KERNEL_ACCOUNT)?;
 
         Ok(pin_init!(Self {
-            views,
+            first: Some(node),
             _pin: PhantomPinned,
         }))
     }
 
     /// Returns the bindings of each file.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &BoundView> {
-        self.views.iter()
+        let nodes = core::iter::successors(self.first.as_deref(), |node| node.next.as_deref());
+
+        nodes.map(|node| &node.view)
     }
 
     /// Returns the bindings of the file that has `view`; [`None`] if it was closed.
     pub(crate) fn of(&self, view: &View) -> Option<&BoundView> {
-        self.views.iter().find(|bound| bound.is_of(view))
+        self.iter().find(|bound| bound.is_of(view))
+    }
+
+    /// Returns the place in the list of the file that has `view`, or the end of the list.
+    fn link_of(self: Pin<&mut Self>, view: &View) -> &mut Option<KBox<Node>> {
+        let mut link = self.project().first;
+
+        while link.as_ref().is_some_and(|node| !node.view.is_of(view)) {
+            match link {
+                Some(node) => link = &mut node.next,
+                None => break,
+            }
+        }
+        link
     }
 
     /// Binds a memslot to its pages, as `view` sees them.
@@ -236,39 +262,32 @@ impl Files {
     ///
     /// `EEXIST` if some of the pages are bound already, `ENOMEM`, or `EIO` if the file was closed.
     pub(crate) fn bind(self: Pin<&mut Self>, view: &View, slot: BoundSlot) -> Result {
-        self.project()
-            .views
-            .iter_mut()
-            .find(|bound| bound.is_of(view))
-            .ok_or(EIO)?
-            .bind(slot)
+        let node = self.link_of(view).as_mut().ok_or(EIO)?;
+
+        node.view.bind(slot)
     }
 
     /// Unbinds `slot` from the file that has `view`.
     pub(crate) fn unbind(self: Pin<&mut Self>, view: &View, slot: &Slot, slots: &SlotsLocked) {
-        if let Some(bound) = self.locked(view, slots) {
-            bound.unbind(slot.placement().pages.start(), slots);
+        if !view.is_locked(slots) {
+            return;
+        }
+        if let Some(node) = self.link_of(view) {
+            node.view.unbind(slot.placement().pages.start(), slots);
         }
     }
 
     /// Unbinds all memslots from the file that has `view`, and removes it from the list.
-    pub(crate) fn close(mut self: Pin<&mut Self>, view: &View, slots: &SlotsLocked) {
-        if let Some(bound) = self.as_mut().locked(view, slots) {
-            bound.unbind_all(slots);
-            self.project().views.retain(|bound| !bound.is_of(view));
+    pub(crate) fn close(self: Pin<&mut Self>, view: &View, slots: &SlotsLocked) {
+        if !view.is_locked(slots) {
+            return;
         }
-    }
+        let link = self.link_of(view);
 
-    /// Returns the bindings of the file that has `view`, if `slots` is of its VM.
-    ///
-    /// The lock of another VM would not keep the memslots from being freed.
-    fn locked(self: Pin<&mut Self>, view: &View, slots: &SlotsLocked) -> Option<&mut BoundView> {
-        if warn_on_once!(*slots.vm() != **view.vm()) {
-            return None;
+        if let Some(mut node) = link.take() {
+            node.view.unbind_all(slots);
+            *link = node.next.take();
         }
-        let views = self.project().views;
-
-        views.iter_mut().find(|bound| bound.is_of(view))
     }
 }
 
