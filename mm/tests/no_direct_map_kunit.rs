@@ -61,8 +61,8 @@ mod tests {
         sync::aref::ARef, //
     };
 
-    // In `mm/internal.h`, which is not bound. They are called by pointer, so the types must be those
-    // in C (kCFI).
+    // In `mm/internal.h`, which is not bound. They are called by pointer, so the types must be
+    // those in C (kCFI).
     #[allow(improper_ctypes)]
     extern "C" {
         fn folio_zap_direct_map(folio: *mut bindings::folio) -> c_int;
