@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 // wrong: error[E0308]: mismatched types
+// wrong: error[E0308]: mismatched types
 
-//! The data of an inode is not that of a subtype.
+//! The data of an inode is not that of a subtype, nor of a supertype.
 
 #![allow(missing_docs, unexpected_cfgs, coherence_leak_check)]
 
@@ -11,7 +12,8 @@ use kernel::{
     prelude::*,
 };
 
-pub struct Data<T>(core::marker::PhantomData<fn(T)>);
+/// `Any` is a subtype of `Static`.
+pub struct Data<T>(core::marker::PhantomData<T>);
 pub type Any = Data<for<'a> fn(&'a u8)>;
 pub type Static = Data<fn(&'static u8)>;
 
@@ -38,11 +40,18 @@ impl InodeData for Static {
 }
 
 #[cfg(not(wrong))]
-pub fn same(inode: &Inode<Any>) -> &Inode<Any> {
+pub fn up(inode: &Inode<Any>) -> &Inode<Any> {
     inode
 }
 
+/// What a covariant `Inode<T>` would allow.
 #[cfg(wrong)]
-pub fn same(inode: &Inode<Any>) -> &Inode<Static> {
+pub fn up(inode: &Inode<Any>) -> &Inode<Static> {
+    inode
+}
+
+/// What a contravariant one would.
+#[cfg(wrong)]
+pub fn down(inode: &Inode<Static>) -> &Inode<Any> {
     inode
 }
