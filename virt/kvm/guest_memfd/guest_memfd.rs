@@ -101,6 +101,8 @@
 //! [`NewFolio`]: kernel::mm::folio::NewFolio
 
 #![crate_name = "guest_memfd"]
+// Nothing in this crate is public; its documentation is built with private items.
+#![allow(rustdoc::private_intra_doc_links)]
 
 mod exports;
 mod fallocate;
