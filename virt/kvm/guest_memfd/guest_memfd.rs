@@ -59,7 +59,7 @@
 //!   memslots of the file.
 //!
 //! [`kernel::fs::inode`] and the page cache call [`inode::Memory`], as [`InodeData`], which is
-//! implemented in [`file`]:
+//! implemented in [`file`](mod@file):
 //!
 //! * to unmap pages before folios are removed: [`invalidate::unmap`];
 //! * when memory fails: [`memory_failure`];
