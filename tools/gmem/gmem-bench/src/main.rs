@@ -75,7 +75,7 @@ enum End {
 const ROWS: [(Way, &str, End, &str); 5] = [
     (Way::Touch, "user touch", End::PunchHole, "punch hole"),
     (Way::Guest(1), "guest fault", End::Close, "close"),
-    (Way::Guest(4), "guest fault, 4 vCPUs", End::Close, ""),
+    (Way::Guest(4), "guest fault by 4 vCPUs", End::Close, ""),
     (Way::Fallocate, "fallocate and touch", End::PunchHole, ""),
     (
         Way::PageByPage,
