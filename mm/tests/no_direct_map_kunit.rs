@@ -160,8 +160,7 @@ mod tests {
             self.space().lock_folio(PageIndex::new(index))
         }
 
-        /// Takes large folios.
-        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+        /// Takes large folios, in a kernel that has them.
         fn large(self) -> Self {
             // SAFETY: The mapping is valid, empty, and nobody else uses it.
             unsafe { bindings::mapping_set_large_folios(self.space().as_ptr()) };
@@ -409,9 +408,7 @@ mod tests {
     /// Folios at an index beyond the end of the largest file, or not aligned to their size.
     #[test]
     fn bad_indices_are_refused() -> Result {
-        let mapping = Mapping::hidden()?;
-        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
-        let mapping = mapping.large();
+        let mapping = Mapping::hidden()?.large();
         let mut refused = 0;
         for (index, order) in [(usize::MAX, 0), (usize::MAX / PAGE_SIZE, 0), (4, 3), (7, 1)] {
             let result = mapping.insert(secret(order)?, index);
@@ -560,10 +557,8 @@ mod tests {
     /// (If nobody else has such memory.)
     #[test]
     fn pages_are_counted() -> Result {
-        let mapping = Mapping::hidden()?;
+        let mapping = Mapping::hidden()?.large();
         // Without this, there are no large folios in the page cache.
-        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
-        let mapping = mapping.large();
         let order = if cfg!(CONFIG_TRANSPARENT_HUGEPAGE) {
             3
         } else {

@@ -189,10 +189,10 @@ unsafe extern "C" fn kvm_gmem_commit_memory_region(
         // SAFETY: The slot is valid.
         let file = unsafe { bindings::gmem_slot_file(slot) };
         // SAFETY: The file is valid, and an ioctl does not use the file position.
-        let gmem = file::opened(unsafe { File::from_raw_file(file) });
-        if warn_on_once!(gmem.is_none()) {
+        let Some(gmem) = file::opened(unsafe { File::from_raw_file(file) }) else {
+            warn_on_once!(true);
             return Err(EIO);
-        }
+        };
 
         // SAFETY: The slot is valid.
         let slot = unsafe { Slot::from_raw(slot) };
@@ -200,7 +200,7 @@ unsafe extern "C" fn kvm_gmem_commit_memory_region(
         // the file ends it as well, under `slots_lock`, so not while the slot is freed. The file is
         // of this VM, as `kvm_gmem_prepare_memory_region` checked.
         let slot = unsafe { BoundSlot::new(slot) };
-        file::bind(gmem.ok_or(EIO)?, slot)?;
+        file::bind(gmem, slot)?;
         Ok(0)
     })
 }

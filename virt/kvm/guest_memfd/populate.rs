@@ -104,18 +104,15 @@ fn populate_page(
     // Keeps the folio from being removed.
     let _locked = gmem.inode.invalidate_lock();
     let page = lock_page(gmem, slot, gfn)?;
+
+    if !slots.vm().is_private(gfn) {
+        return Err(EINVAL);
+    }
     if page.added {
         page.folio.clear_uptodate();
     }
     let folio = page.folio.unlock();
 
-    if !slots.vm().is_private(gfn) {
-        if page.added {
-            // It is still zero.
-            folio.mark_uptodate();
-        }
-        return Err(EINVAL);
-    }
     // If this fails, the page may hold a part of the source. Then it stays not up to date, and
     // guest faults fail, until it is populated again or a hole is punched. (In C the next fault
     // clears it. This crate cannot write to a folio in the page cache, and must not free one that
