@@ -61,7 +61,7 @@ stress:
 	@scripts/stress $(ARCHES)
 
 test-kvm-all:
-	@scripts/test-kvm-all $(ARCHES)
+	@scripts/test-kvm-all --variant "$(VARIANT)" $(ARCHES)
 
 boot: kernel
 	@scripts/boot --arch $(ARCH) --variant "$(VARIANT)"
