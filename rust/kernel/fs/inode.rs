@@ -96,40 +96,15 @@ pub trait InodeData: Send + Sync + Sized + 'static {
     /// `invalidate_lock`, so this must not wait for that lock. May sleep.
     ///
     /// [`Folio::is_hwpoisoned`]: crate::mm::folio::Folio::is_hwpoisoned
-    fn error_remove_folio(_inode: &Inode<Self>, _pages: PageRange) -> MfResult {
+    fn error_remove_folio(_inode: &Inode<Self>, _pages: PageRange) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
     /// Called after a folio was removed from the page cache, before its last reference is put.
     ///
-    /// Context: must not sleep.
+    /// Context: process context, with the folio locked.
     fn free_folio(_folio: &RemovedFolio) {
         build_error!(VTABLE_DEFAULT_ERROR)
-    }
-}
-
-/// The outcome of [`InodeData::error_remove_folio`], `enum mf_result`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MfResult {
-    /// The error cannot be handled.
-    Ignored,
-    /// Handling the error failed.
-    Failed,
-    /// The error is handled later, when somebody touches the folio.
-    Delayed,
-    /// Nobody will touch the folio any more.
-    Recovered,
-}
-
-impl From<MfResult> for c_int {
-    #[inline]
-    fn from(result: MfResult) -> Self {
-        (match result {
-            MfResult::Ignored => bindings::mf_result_MF_IGNORED,
-            MfResult::Failed => bindings::mf_result_MF_FAILED,
-            MfResult::Delayed => bindings::mf_result_MF_DELAYED,
-            MfResult::Recovered => bindings::mf_result_MF_RECOVERED,
-        }) as c_int
     }
 }
 
@@ -223,7 +198,8 @@ impl<T: InodeData> Inode<T> {
         // SAFETY: The inode is valid.
         let mapping = unsafe { (*self.as_ptr()).i_mapping };
         // SAFETY: The mapping lives as long as the inode. By the type invariants, it has the
-        // operations below, which use no private data of folios and no writeback.
+        // operations below, which use no private data of folios and no writeback, and its folios
+        // are not evicted. `Unmapped` removes them under the lock.
         unsafe { AddressSpace::from_raw(mapping) }
     }
 
@@ -343,7 +319,9 @@ impl<T: InodeData> Inode<T> {
         // SAFETY: The folio is valid.
         let nr_pages = unsafe { bindings::folio_nr_pages(folio) };
 
-        T::error_remove_folio(inode, PageRange::new(PageIndex::new(first), nr_pages)).into()
+        T::error_remove_folio(inode, PageRange::new(PageIndex::new(first), nr_pages));
+        // For memory failure, all but zero says that the folio stays. C guest_memfd returns this.
+        bindings::mf_result_MF_DELAYED as c_int
     }
 
     /// # Safety

@@ -183,14 +183,15 @@ impl<F: FileOperations> OpenFile<F> {
 
     /// Updates the times of the file after its contents were changed.
     ///
-    /// As other callers that change files without a write, this does not take the inode lock.
+    /// The inode lock is needed to remove privileges (set-user-ID, capabilities), which a file that
+    /// was made here does not have.
     ///
     /// # Errors
     ///
     /// Those of `file_modified()`, for a file that loses privileges when it is changed.
     #[inline]
     pub fn modified(&self) -> Result {
-        // SAFETY: The file is valid.
+        // SAFETY: The file is valid, and has no privileges, for which the inode lock is needed.
         to_result(unsafe { bindings::file_modified(self.as_ptr()) })
     }
 }

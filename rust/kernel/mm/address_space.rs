@@ -102,7 +102,9 @@ impl AddressSpace {
     ///
     /// * `mapping` is valid for `'a`;
     /// * its owner uses no private data of folios and no writeback, and copes with folios that are
-    ///   added here.
+    ///   added here;
+    /// * its folios are not evicted, as those of an inaccessible mapping, and are otherwise removed
+    ///   under the `invalidate_lock`, or with the inode.
     #[inline]
     pub unsafe fn from_raw<'a>(mapping: *mut bindings::address_space) -> &'a Self {
         // INVARIANT: By the safety requirements.
@@ -446,8 +448,8 @@ impl<T> InvalidateGuard<'_, T> {
     /// Removes all folios from the pages `range`, and unmaps them from userspace.
     ///
     /// If the address space has [no direct map], the contents are gone when this returns, even if
-    /// somebody has a reference to a folio. A large folio that is only partly in the range stays,
-    /// with all of its contents. Waits for folio locks: the caller must hold none.
+    /// somebody has a reference to a folio. There, a large folio that is only partly in the range
+    /// stays, with all of its contents. Waits for folio locks: the caller must hold none.
     ///
     /// # Safety
     ///

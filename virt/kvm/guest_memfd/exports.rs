@@ -211,8 +211,10 @@ unsafe extern "C" fn kvm_gmem_commit_memory_region(
 ///
 /// # Safety
 ///
-/// Callers must ensure that the slot is valid, that no guest fault uses it any more, and that they
-/// hold `slots_lock`, or the virtual machine is being destroyed.
+/// Callers must ensure that
+///
+/// * the slot is valid and was committed, and no guest fault uses it any more;
+/// * they hold `slots_lock`, or the virtual machine is being destroyed.
 #[export]
 unsafe extern "C" fn kvm_gmem_unbind(slot: *mut bindings::kvm_memory_slot) {
     // SAFETY: The slot is valid.
@@ -223,9 +225,11 @@ unsafe extern "C" fn kvm_gmem_unbind(slot: *mut bindings::kvm_memory_slot) {
     }
 
     // The last reference to the file may be gone already, so there is no `&File`. But `release`
-    // unbinds the slot, which clears its file, under `slots_lock`. The slot has its file, so
-    // `release` has not done that, and cannot before the lock is released: the inode and the data
-    // of the file exist. (A binding that is in the tree ends by `BoundSlot::clear_file` only.)
+    // unbinds the slot, which was committed, and clears its file, under `slots_lock`. The slot has
+    // its file, so `release` has not done that, and cannot before the lock is released: the inode
+    // and the data of the file exist. (A binding that is in the tree ends by
+    // `BoundSlot::clear_file` only. A VM that is being destroyed has no files, and no slot of it
+    // has one: a file has a reference to its VM.)
     // SAFETY: See above. A memslot has no other files than a guest_memfd.
     let inode = unsafe { Inode::from_raw((*file).f_inode) };
     // SAFETY: See above. The data of a guest_memfd is an `Arc<View>`.

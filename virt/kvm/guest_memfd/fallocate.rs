@@ -37,7 +37,8 @@ use kernel::{
 ///
 /// `EOPNOTSUPP` for a mode without `FALLOC_FL_KEEP_SIZE`, or with a flag besides that and
 /// `FALLOC_FL_PUNCH_HOLE`; `EINVAL` if the range is not one of whole pages, or, when allocating,
-/// not within the file; `ENOMEM`; `EINTR` after a part was allocated.
+/// not within the file; `ENOMEM`; `EINTR` for a signal. Of a range that is allocated with an error,
+/// a part may have been allocated.
 pub(crate) fn fallocate(inode: &Inode<Memory>, mode: u32, offset: Offset, len: Offset) -> Result {
     if mode & FALLOC_FL_KEEP_SIZE == 0 || mode & !(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE) != 0
     {

@@ -41,8 +41,7 @@ use kernel::{
         },
         inode::{
             Inode,
-            InodeData,
-            MfResult, //
+            InodeData, //
         },
         operations::{
             FileOperations,
@@ -80,8 +79,8 @@ impl InodeData for Memory {
         invalidate::unmap(inode, files, pages)
     }
 
-    fn error_remove_folio(inode: &Inode<Self>, pages: PageRange) -> MfResult {
-        memory_failure::error_remove_folio(inode, pages)
+    fn error_remove_folio(inode: &Inode<Self>, pages: PageRange) {
+        memory_failure::error_remove_folio(inode, pages);
     }
 
     #[cfg(CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM)]
@@ -158,8 +157,8 @@ pub(crate) fn opened(file: &File) -> Option<Opened<'_>> {
 ///
 /// # Errors
 ///
-/// `EMFILE`, `ENFILE`, `ENOMEM`, `ENOENT` if the module is being unloaded, or the error of a
-/// security module.
+/// `EMFILE`, `ENFILE`, `ENOMEM`, `ENOENT` or `ENODEV` if the module is being unloaded,
+/// `EOPNOTSUPP` if the direct map cannot be changed, or the error of a security module.
 pub(crate) fn create(vm: &Vm, size: Offset, flags: Flags) -> Result<u32> {
     const NAME: &CStr = c"[kvm-gmem]";
 

@@ -10,8 +10,9 @@
 //! An *inode* is the memory. An open *file* of it is one virtual machine's view of the memory: its
 //! *memslots*, each bound to a range of pages.
 //!
-//! KVM maps pages into stage 2, and into `gfn_to_pfn_cache`s, without a reference to the folio. Two
-//! protocols make that safe: a guest fault retries if pages were unmapped since it asked for one
+//! KVM maps pages into stage 2 without a reference to the folio. It also maps pages into
+//! `gfn_to_pfn_cache`s, and must not access those after they left the file. Two protocols make that
+//! safe: a guest fault retries if pages were unmapped since it asked for one
 //! ([`kvm`], "Invalidation"), and folios are removed only from pages that were unmapped, and cannot
 //! be mapped again meanwhile ([`kernel::fs::inode`], "Removing folios").
 //!

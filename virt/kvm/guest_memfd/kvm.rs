@@ -9,7 +9,8 @@
 //!
 //! KVM frees a memslot when userspace deletes it. Two types stand for one that is not freed yet:
 //!
-//! * [`Slot`] is borrowed: from a caller that holds `kvm->srcu`, or from [`SlotsLocked`].
+//! * [`Slot`] is borrowed: from a caller that holds `kvm->srcu` or creates or deletes the memslot,
+//!   from [`SlotsLocked`], or from a [`BoundSlot`].
 //! * [`BoundSlot`] is the slot's binding to a file. The slot has a pointer to the file, without a
 //!   reference. KVM calls `kvm_gmem_unbind()`, which ends the binding, before it frees the slot.
 //!
@@ -24,7 +25,8 @@
 //! 4. When the [`Invalidation`] is dropped, guest faults can succeed again.
 //!
 //! This works because a guest fault reads `mmu_invalidate_seq` before it asks for a page, and
-//! retries if an invalidation was started or ended before it holds `mmu_lock` to map the page.
+//! retries if, when it holds `mmu_lock` to map the page, an invalidation of this page has started
+//! and not ended, or any has ended since.
 //!
 //! KVM itself accesses some guest pages through `gfn_to_pfn_cache`. [`Vm::unmap_pfncaches`] unmaps
 //! those (`virt/kvm/pfncache_gmem.c`), and they are not mapped again while there is an
@@ -206,6 +208,9 @@ impl Vm {
 
     /// Converts the page of `folio` at `index` to memory that is private to the guest, at `gfn`, on
     /// architectures that have to do something for this.
+    ///
+    /// Userspace must not have the page mapped. It cannot access a file without
+    /// [`InitShared`](crate::flags::Flag::InitShared), and a VM with private memory has no other.
     ///
     /// # Errors
     ///
@@ -611,7 +616,7 @@ pub(crate) fn defer_unmap<T: InodeData>(inode: &Inode<T>, pages: PageRange) {
 
     let Range { start, end } = pages.into();
     // SAFETY: The inode is valid, and an `Inode<T>`. `gmem_defer_unmap` takes a reference to it for
-    // the work item. Before the module is unloaded it waits for those that are left.
+    // the work item. Before the module is unloaded, `kvm_gmem_exit` waits for those that are left.
     unsafe { bindings::gmem_defer_unmap(inode.as_ptr(), start, end, Some(unmap::<T>)) };
 }
 

@@ -12,10 +12,7 @@ use crate::{
     kvm, //
 };
 use kernel::{
-    fs::inode::{
-        Inode,
-        MfResult, //
-    },
+    fs::inode::Inode,
     mm::pgoff::PageRange, //
 };
 
@@ -24,10 +21,9 @@ use kernel::{
 /// The caller holds the folio lock. Punching a hole holds the `invalidate_lock` when it waits for
 /// folio locks, so this must not wait for the `invalidate_lock`. If that is taken, a work item
 /// waits for it and unmaps the pages.
-pub(crate) fn error_remove_folio(inode: &Inode<Memory>, pages: PageRange) -> MfResult {
+pub(crate) fn error_remove_folio(inode: &Inode<Memory>, pages: PageRange) {
     match inode.try_invalidate_lock_shared() {
         Some(files) => drop(invalidate::unmap(inode, &files, pages)),
         None => kvm::defer_unmap(inode, pages),
     }
-    MfResult::Delayed
 }

@@ -61,7 +61,7 @@ impl<B: ForeignOwnable> Bindings<B> {
         self.tree.erase(index.as_usize())
     }
 
-    /// Calls `f` with the first binding that has one of the `pages`.
+    /// Calls `f` with the first binding that has one of the `pages`. `f` must not sleep.
     fn first_in<R>(&self, pages: PageRange, f: impl FnOnce(B::BorrowedMut<'_>) -> R) -> Option<R> {
         if pages.is_empty() {
             return None;
@@ -269,11 +269,13 @@ impl Files {
 
     /// Unbinds `slot` from the file that has `view`.
     pub(crate) fn unbind(self: Pin<&mut Self>, view: &View, slot: &Slot, slots: &SlotsLocked) {
-        if !view.is_locked(slots) {
+        let first = slot.placement().pages.start();
+
+        if !view.is_locked(slots) || !view.is_bound(first, slot) {
             return;
         }
         if let Some(node) = self.link_of(view) {
-            node.view.unbind(slot.placement().pages.start(), slots);
+            node.view.unbind(first, slots);
         }
     }
 

@@ -681,18 +681,14 @@ static unsigned long phys_addr(void *mem)
 
 /*
  * In other mappings, soft offline drops a clean page that was only read, and migrates
- * one that was written to.
+ * one that was written to. A guest may have either of them mapped.
  */
-TEST_F(gmem, soft_offline_neither_drops_nor_moves_a_page)
+static void soft_offline(struct __test_metadata *_metadata, FIXTURE_DATA(gmem) *self, u64 flags)
 {
-	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
-	char *mem, text[32];
-	unsigned long addr;
+	unsigned long addr, hidden = flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP ? 1 : 0;
+	int fd = vm_create_guest_memfd(self->vm, SIZE, flags);
+	char *mem = map(fd), text[32];
 
-	if (access("/sys/devices/system/memory/soft_offline_page", W_OK))
-		SKIP(close(fd); return, "This kernel lacks CONFIG_MEMORY_HOTPLUG");
-
-	mem = map(fd);
 	for (int written = 0; written <= 1; written++) {
 		if (written)
 			WRITE_ONCE(*mem, 0x5a);
@@ -702,13 +698,22 @@ TEST_F(gmem, soft_offline_neither_drops_nor_moves_a_page)
 		kvm_munmap(mem, SIZE);
 
 		EXPECT_FALSE(write_file("/sys/devices/system/memory/soft_offline_page", text));
-		EXPECT_EQ(self->hidden + 1, hidden_pages());
+		EXPECT_EQ(self->hidden + hidden, hidden_pages());
 		mem = map(fd);
 		EXPECT_EQ(written ? 0x5a : 0, READ_ONCE(*mem));
 		EXPECT_EQ(addr, phys_addr(mem));
 	}
 	kvm_munmap(mem, SIZE);
 	close(fd);
+}
+
+TEST_F(gmem, soft_offline_neither_drops_nor_moves_a_page)
+{
+	if (access("/sys/devices/system/memory/soft_offline_page", W_OK))
+		SKIP(return, "This kernel lacks CONFIG_MEMORY_HOTPLUG");
+
+	soft_offline(_metadata, self, FLAGS);
+	soft_offline(_metadata, self, FLAGS & ~GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
 }
 
 /*
