@@ -241,8 +241,9 @@ bool folio_restore_or_leak(struct folio *folio)
  *	reference held by the caller.
  *
  * Restores the folio and scrubs it before anything else can allocate it. If it
- * cannot be restored, it is leaked, removed from the LRU and uncharged, so that
- * it does not pin a dead memory cgroup.
+ * cannot be restored, it is leaked, and if possible removed from the LRU and
+ * uncharged, so that it does not pin a dead memory cgroup. Memory failure has
+ * done that for a folio with a hardware error.
  *
  * Context: Process context, may sleep. No lock of the page cache is held.
  */
@@ -261,7 +262,7 @@ void filemap_restore_folio(struct folio *folio)
 	}
 
 	/* It may still be in some CPU's batch of additions to the LRU. */
-	if (!folio_test_lru(folio))
+	if (!folio_test_lru(folio) && !folio_contain_hwpoisoned_page(folio))
 		lru_add_drain_all();
 	if (folio_isolate_lru(folio)) {
 		folio_put(folio);

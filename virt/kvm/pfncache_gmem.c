@@ -284,8 +284,9 @@ int kvm_gpc_map_gmem(struct gfn_to_pfn_cache *gpc)
  * Waits for the end of an invalidation, which can take as long as freeing a whole
  * file.  If a guest keeps moving its clock, waits between flushes.
  *
- * Context: Sleeps.  The caller must not hold gpc->refresh_lock, for which others
- * would wait uninterruptibly.
+ * Context: Sleeps.  The caller must not hold gpc->refresh_lock: KVM_RUN would wait
+ * for it uninterruptibly.  For kvm->srcu and xen_lock, which callers may hold, only
+ * ioctls of the VM wait that change memslots and Xen's attributes.
  * Return: 0, or -EINTR if a signal is pending.
  */
 int kvm_gpc_wait(struct gfn_to_pfn_cache *gpc)
@@ -301,10 +302,10 @@ int kvm_gpc_wait(struct gfn_to_pfn_cache *gpc)
 		return -EINTR;
 
 	pause = kvm_gpc_pause(kvm);
-	if (pause && schedule_timeout_interruptible(pause))
-		return -EINTR;
+	if (pause)
+		schedule_timeout_interruptible(pause);
 
-	return 0;
+	return signal_pending(current) ? -EINTR : 0;
 }
 
 /* While a page has an alias, it stays in its file, at the same index. */

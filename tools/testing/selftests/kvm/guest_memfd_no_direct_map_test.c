@@ -487,18 +487,18 @@ TEST(flag_is_refused_where_it_is_not_enumerated)
 /* KVM_SEV_INIT turns a VM of the default type, which may have such memory, into an SEV VM. */
 TEST_F(gmem, default_vm_does_not_become_sev)
 {
-	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
+	int fd;
 	char *mem;
 
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SEV_VM))) {
-		TH_LOG("no SEV here");
-		close(fd);
-		return;
-	}
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SEV_VM)))
+		SKIP(return, "no SEV here");
+
+	fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
 	mem = kvm_mmap(SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	vm_set_user_memory_region2(self->vm, 0, KVM_MEM_GUEST_MEMFD, 0, SIZE, mem, fd, 0);
 	self->vm->arch.sev_fd = open_sev_dev_path_or_exit();
-	EXPECT_NE(0, __vm_sev_ioctl(self->vm, KVM_SEV_INIT, NULL));
+	EXPECT_EQ(-1, __vm_sev_ioctl(self->vm, KVM_SEV_INIT, NULL));
+	EXPECT_EQ(EINVAL, errno);
 	kvm_munmap(mem, SIZE);
 	close(fd);
 }
@@ -571,10 +571,9 @@ TEST_F(gmem, entries_come_back_as_they_were)
 	bool global = false;
 	ssize_t i;
 
-	if (self->direct_map < 0) {
-		TH_LOG("not only such memory leaves the direct map here");
-		return;
-	}
+	if (self->direct_map < 0)
+		SKIP(return, "not only such memory leaves the direct map here");
+
 	ASSERT_TRUE(read_direct_map(&before));
 	for (size_t i = 0; i < before.nr; i++)
 		global |= !!strstr(before.ranges[i].flags, " GLB");
@@ -727,21 +726,22 @@ TEST_F(gmem, dev_mem_finds_nothing)
 	int fd = vm_create_guest_memfd(self->vm, SIZE, FLAGS);
 	int dev_mem = open("/dev/mem", O_RDONLY);
 	char *mem = map(fd), byte = 0;
+	bool can_read = false;
 
-	if (dev_mem >= 0) {
-		*plain = 0x5a;
-		*mem = 0x5a;
-		ASSERT_EQ(1, pread(dev_mem, &byte, 1, phys_addr(plain)));
+	*plain = 0x5a;
+	*mem = 0x5a;
+	if (dev_mem >= 0 && (pread(dev_mem, &byte, 1, phys_addr(plain)) == 1 || errno != EPERM)) {
+		can_read = true;
 		EXPECT_EQ(0x5a, byte);
 		EXPECT_EQ(-1, pread(dev_mem, &byte, 1, phys_addr(mem)));
 		EXPECT_EQ(EFAULT, errno);
-		close(dev_mem);
 	}
+	close(dev_mem);
 	kvm_munmap(mem, SIZE);
 	close(fd);
 	kvm_munmap(plain, self->page_size);
-	if (dev_mem < 0)
-		SKIP(return, "This kernel lacks CONFIG_DEVMEM");
+	if (!can_read)
+		SKIP(return, "This kernel lacks CONFIG_DEVMEM, or has CONFIG_STRICT_DEVMEM");
 }
 
 /* Creates a file with one page of memory without a direct map, mapped at *@mem. */
@@ -802,9 +802,6 @@ TEST_F(gmem, gauge_counts_what_is_out_now)
 	char *mem = map(fd), *secret_mem;
 
 	EXPECT_TRUE(lookup("/proc/vmstat", "direct_map_leaked", &value));
-	EXPECT_FALSE(lookup("/proc/vmstat", "direct_map_zapped", &value));
-	EXPECT_FALSE(lookup("/proc/vmstat", "direct_map_restored", &value));
-
 	check_gauge(_metadata, start, 0);
 	mem[0] = 1;
 	check_gauge(_metadata, start, 1);

@@ -142,7 +142,12 @@ pub fn round() -> Result<(), Error> {
         .memory
         .punch_hole(range.start, range.end - range.start)
         .map_err(call("fallocate"))?;
-    offline(at / size).map(drop)
+    match offline(at / size)? {
+        End::Exit(0 | libc::EBUSY | libc::EINTR) | End::Signal(libc::SIGALRM) => Ok(()),
+        end => Err(Error::Race(format!(
+            "offlining a block with a leaked page ended with {end:?}"
+        ))),
+    }
 }
 
 /// Has KVM write kvm-clock to that address of the guest, and keep a mapping of the page.
