@@ -55,6 +55,10 @@ fn way_out(error: &guest_memfd::Error) -> &'static str {
         guest_memfd::Error::Unsupported { .. } => {
             "; --probe says more, and --no-direct-map=off boots a guest that the host can read"
         }
+        guest_memfd::Error::NoHugePages(_) => "; --huge-pages=off boots it in single pages",
+        guest_memfd::Error::Allocate { .. } => {
+            "; free memory or ask for less, or try --huge-pages=off"
+        }
         _ => "",
     }
 }

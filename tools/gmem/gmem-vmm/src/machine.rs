@@ -9,15 +9,17 @@ use std::{
         mpsc::{self, Sender},
     },
     thread,
+    time::Instant,
 };
 
 use guest_memfd::{
     GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_NO_DIRECT_MAP, GuestRam,
+    HugePages,
 };
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
 use crate::{
-    Args, Switch, arch,
+    Args, Huge, Switch, arch,
     devices::Devices,
     error::{Error, call},
     image,
@@ -72,7 +74,7 @@ impl Machine {
         } else {
             0
         };
-        let ram = GuestRam::create(&vm, &arch::ram(args.memory), flags)?;
+        let ram = memory(&vm, args, flags)?;
 
         arch::before_vcpus(&vm)?;
         let vcpus = (0..u64::from(args.cpus))
@@ -125,6 +127,38 @@ impl Machine {
         drop(terminal);
         Ok(end)
     }
+}
+
+/// Creates the guest's memory, and tells how far that is if it takes long.
+fn memory(vm: &Arc<VmFd>, args: &Args, flags: u64) -> Result<GuestRam, Error> {
+    let ranges = arch::ram(args.memory);
+    let start = Instant::now();
+    let mut told = 0;
+    let mut progress = |done: u64, all: u64| {
+        let seconds = start.elapsed().as_secs();
+        if seconds > told {
+            told = seconds;
+            eprintln!(
+                "gmem-vmm: [{seconds} s] {} of {} MiB of RAM allocated",
+                done >> 20,
+                all >> 20
+            );
+        }
+    };
+
+    let ram = match args.huge_pages {
+        Huge::Off => GuestRam::create(vm, &ranges, flags)?,
+        Huge::Auto => {
+            GuestRam::create_in_huge_pages(vm, &ranges, flags, HugePages::Auto, &mut progress)?
+        }
+        Huge::On => {
+            GuestRam::create_in_huge_pages(vm, &ranges, flags, HugePages::On, &mut progress)?
+        }
+    };
+    if args.prealloc {
+        ram.file().allocate_all(progress)?;
+    }
+    Ok(ram)
 }
 
 fn spawn(name: &str, act: impl FnOnce() + Send + 'static) -> Result<(), Error> {

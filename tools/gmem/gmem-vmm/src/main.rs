@@ -78,10 +78,27 @@ struct Args {
     #[arg(long, default_value = "on", default_missing_value = "on", num_args = 0..=1,
           require_equals = true)]
     no_direct_map: Switch,
+
+    /// Have the guest's RAM in huge pages, of 2 MiB on most machines, and allocate all of it before
+    /// the guest boots. "auto": if there are enough of them, else in single pages.
+    #[arg(long, default_value = "auto", default_missing_value = "on", num_args = 0..=1,
+          require_equals = true)]
+    huge_pages: Huge,
+
+    /// Allocate all RAM before the guest boots, in single pages too.
+    #[arg(long)]
+    prealloc: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Huge {
+    Auto,
     On,
     Off,
 }
@@ -170,7 +187,9 @@ mod tests {
     fn arguments_are_sound() {
         Args::command().debug_assert();
         let args = Args::try_parse_from(["gmem-vmm", "--kernel", "k"]);
-        assert!(args.is_ok_and(|a| a.no_direct_map == Switch::On && a.memory == 256 << 20));
+        assert!(args.is_ok_and(|a| {
+            a.no_direct_map == Switch::On && a.memory == 256 << 20 && a.huge_pages == Huge::Auto
+        }));
         let args = Args::try_parse_from(["gmem-vmm", "--kernel", "k", "--no-direct-map=off"]);
         assert!(args.is_ok_and(|a| a.no_direct_map == Switch::Off));
         assert!(Args::try_parse_from(["gmem-vmm"]).is_err());

@@ -29,6 +29,21 @@ pub enum Error {
     /// The new descriptor could not be made close-on-exec.
     #[error("fcntl(F_SETFD, FD_CLOEXEC) on a guest_memfd: {0}")]
     Cloexec(std::io::Error),
+    /// There are no huge pages for this memory.
+    #[error("guest memory in huge pages is not possible: {0}")]
+    NoHugePages(&'static str),
+    /// Not all memory could be allocated.
+    #[error(
+        "only {} of {} MiB of guest memory could be allocated: {source}", done >> 20, size >> 20
+    )]
+    Allocate {
+        /// In bytes; more may be allocated.
+        done: u64,
+        /// In bytes.
+        size: u64,
+        /// The errno.
+        source: std::io::Error,
+    },
     /// The file could not be mapped.
     #[error("mmap of a guest_memfd: {0}")]
     Map(#[from] vm_memory::mmap::MmapRegionError),

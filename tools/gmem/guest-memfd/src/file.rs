@@ -10,13 +10,17 @@ use kvm_bindings::{KVM_MEM_GUEST_MEMFD, kvm_create_guest_memfd, kvm_userspace_me
 use kvm_ioctls::{Cap, VmFd};
 use vm_memory::{FileOffset, MmapRegion};
 
-use crate::{Error, Flags, Missing, supported_flags};
+use crate::{Error, Flags, GUEST_MEMFD_FLAG_PAGE_ORDER, Missing, supported_flags};
+
+/// The most that [`GuestMemfd::allocate_all`] allocates by one system call.
+const ALLOCATED_AT_ONCE: u64 = 1 << 30;
 
 /// A guest_memfd file. Owns the descriptor, which is closed with it, and on `exec`.
 #[derive(Debug)]
 pub struct GuestMemfd {
     file: Arc<File>,
     size: u64,
+    order: u32,
 }
 
 impl GuestMemfd {
@@ -27,6 +31,30 @@ impl GuestMemfd {
     /// [`Error::Unsupported`] before anything is tried, [`Error::Create`] with what the
     /// kernel says.
     pub fn create(vm: &VmFd, size: u64, flags: u64) -> Result<Self, Error> {
+        Self::create_in_blocks(vm, size, flags, 0)
+    }
+
+    /// Creates a file whose memory is allocated, mapped and freed in blocks of `2^order` pages:
+    /// `order` is 0 or [`pmd_order`](crate::pmd_order).
+    ///
+    /// Everything about the file is in multiples of a block: `size`, what is allocated and freed,
+    /// and the offsets at which it is mapped and bound. Where there is no free block, allocating
+    /// fails with `ENOMEM`; touching the memory instead is a `SIGBUS`, and ends a guest. So
+    /// [`allocate`](Self::allocate) all of it first, and create another file if that fails, as
+    /// [`GuestRam::create_in_huge_pages`](crate::GuestRam::create_in_huge_pages) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub fn create_in_blocks(
+        vm: &VmFd,
+        size: u64,
+        mut flags: u64,
+        order: u32,
+    ) -> Result<Self, Error> {
+        if order != 0 {
+            flags |= GUEST_MEMFD_FLAG_PAGE_ORDER;
+        }
         let has = supported_flags(vm);
         if flags & !has.0 != 0 {
             return Err(Error::Unsupported {
@@ -43,7 +71,8 @@ impl GuestMemfd {
             .create_guest_memfd(kvm_create_guest_memfd {
                 size,
                 flags,
-                ..Default::default()
+                // The first of them is `page_order`, where the kernel has the flag.
+                reserved: [u64::from(order), 0, 0, 0, 0, 0],
             })
             .map_err(|source| Error::Create {
                 size,
@@ -59,6 +88,7 @@ impl GuestMemfd {
         Ok(Self {
             file: Arc::new(File::from(fd)),
             size,
+            order,
         })
     }
 
@@ -67,12 +97,17 @@ impl GuestMemfd {
         self.size
     }
 
+    /// The order of the blocks in which memory is allocated; 0 for single pages.
+    pub fn order(&self) -> u32 {
+        self.order
+    }
+
     /// The file, for `fallocate`.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Allocates what is missing of `len` bytes from `offset`, both multiples of the page size.
+    /// Allocates what is missing of `len` bytes from `offset`, both multiples of a page, or a block.
     ///
     /// # Errors
     ///
@@ -81,7 +116,29 @@ impl GuestMemfd {
         self.fallocate(0, offset, len)
     }
 
-    /// Frees `len` bytes from `offset`, both multiples of the page size.
+    /// Allocates all of the file that is missing, a part at a time, and calls `progress` before
+    /// each part and at the end, with the bytes that are allocated and the bytes of all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Allocate`].
+    pub fn allocate_all(&self, mut progress: impl FnMut(u64, u64)) -> Result<(), Error> {
+        let mut done = 0;
+        while done < self.size {
+            progress(done, self.size);
+            let len = (self.size - done).min(ALLOCATED_AT_ONCE);
+            self.allocate(done, len).map_err(|source| Error::Allocate {
+                done,
+                size: self.size,
+                source,
+            })?;
+            done += len;
+        }
+        progress(done, self.size);
+        Ok(())
+    }
+
+    /// Frees `len` bytes from `offset`, both multiples of a page, or a block.
     ///
     /// # Errors
     ///

@@ -14,6 +14,8 @@ pub const GUEST_MEMFD_FLAG_MMAP: u64 = 1 << 0;
 pub const GUEST_MEMFD_FLAG_INIT_SHARED: u64 = 1 << 1;
 /// The kernel has no mapping of the memory: it is not in the direct map.
 pub const GUEST_MEMFD_FLAG_NO_DIRECT_MAP: u64 = 1 << 2;
+/// The memory is allocated in blocks of a given order.
+pub const GUEST_MEMFD_FLAG_PAGE_ORDER: u64 = 1 << 4;
 
 /// Flags of `KVM_CREATE_GUEST_MEMFD`, written with their names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +28,7 @@ impl fmt::Display for Flags {
             (GUEST_MEMFD_FLAG_MMAP, "MMAP"),
             (GUEST_MEMFD_FLAG_INIT_SHARED, "INIT_SHARED"),
             (GUEST_MEMFD_FLAG_NO_DIRECT_MAP, "NO_DIRECT_MAP"),
+            (GUEST_MEMFD_FLAG_PAGE_ORDER, "PAGE_ORDER"),
         ] {
             if self.0 & flag != 0 {
                 write!(f, " {name}")?;
@@ -141,6 +144,18 @@ pub fn supported_flags(vm: &VmFd) -> Flags {
     enumerated(vm.check_extension_raw(KVM_CAP_GUEST_MEMFD_FLAGS))
 }
 
+/// The order of a PMD, 9 with pages of 4 KiB: the larger one of the two that
+/// [`GuestMemfd::create_in_blocks`](crate::GuestMemfd::create_in_blocks) takes. [`None`] if the
+/// kernel has no transparent huge pages; it does not have the flag then.
+pub fn pmd_order() -> Option<u32> {
+    let size =
+        std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?;
+    // SAFETY: It has no effect on memory.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let pages = size.trim().parse::<u64>().ok()?.checked_div(page)?;
+    (pages.is_power_of_two() && pages > 1).then(|| pages.ilog2())
+}
+
 /// What the capability's value says; a negative one is an error.
 fn enumerated(value: i32) -> Flags {
     Flags(u64::try_from(value).unwrap_or(0))
@@ -184,5 +199,6 @@ mod tests {
             "flags 0xd MMAP NO_DIRECT_MAP",
             "an unknown one has no name"
         );
+        assert_eq!(Flags(17).to_string(), "flags 0x11 MMAP PAGE_ORDER");
     }
 }

@@ -46,7 +46,8 @@ pub use crate::{
     file::GuestMemfd,
     flags::{
         Flags, GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_NO_DIRECT_MAP,
-        KVM_CAP_GUEST_MEMFD_FLAGS, Missing, Support, probe, supported_flags,
+        GUEST_MEMFD_FLAG_PAGE_ORDER, KVM_CAP_GUEST_MEMFD_FLAGS, Missing, Support, pmd_order, probe,
+        supported_flags,
     },
-    memory::GuestRam,
+    memory::{GuestRam, HugePages},
 };

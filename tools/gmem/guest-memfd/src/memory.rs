@@ -8,7 +8,22 @@ use vm_memory::{
     MmapRegion, mmap::MmapRegionError,
 };
 
-use crate::{Error, GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GuestMemfd};
+use crate::{
+    Error, GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_PAGE_ORDER,
+    GuestMemfd, pmd_order, supported_flags,
+};
+
+/// The flags that it takes to map the file.
+const SHARED: u64 = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+
+/// Whether a guest's memory comes in huge pages: 2 MiB, with pages of 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePages {
+    /// If they are to be had, else in single pages.
+    Auto,
+    /// Or not at all.
+    On,
+}
 
 /// How much of what is loaded is in the VMM's own memory at a time.
 const CHUNK: usize = 64 << 10;
@@ -41,9 +56,62 @@ impl GuestRam {
         flags: u64,
     ) -> Result<Self, Error> {
         let size = total(ranges)?;
-        let flags = flags | GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-        let file = GuestMemfd::create(vm, size, flags)?;
+        Self::of_file(vm, ranges, GuestMemfd::create(vm, size, flags | SHARED)?)
+    }
 
+    /// Creates the memory of `vm` in huge pages, as [`create`](Self::create) otherwise, and
+    /// allocates all of it. [`GuestMemfd::order`] of [`file`](Self::file) says what came of it.
+    ///
+    /// A huge page that is missing later would end the guest, so it is now or never. `progress` is
+    /// called with the bytes that are allocated and the bytes of all; it may be called again from
+    /// zero, for another file.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](Self::create). With [`HugePages::On`] also [`Error::NoHugePages`] if the
+    /// kernel does not have them, or `ranges` are not multiples of them, and [`Error::Allocate`] if
+    /// there are not enough of them. With [`HugePages::Auto`], there are single pages instead,
+    /// which are allocated on first touch.
+    pub fn create_in_huge_pages(
+        vm: &Arc<VmFd>,
+        ranges: &[(GuestAddress, u64)],
+        flags: u64,
+        huge: HugePages,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, Error> {
+        match Self::try_huge_pages(vm, ranges, flags, progress) {
+            Err(Error::NoHugePages(_) | Error::Allocate { .. }) if huge == HugePages::Auto => {
+                Self::create(vm, ranges, flags)
+            }
+            result => result,
+        }
+    }
+
+    fn try_huge_pages(
+        vm: &Arc<VmFd>,
+        ranges: &[(GuestAddress, u64)],
+        flags: u64,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self, Error> {
+        let size = total(ranges)?;
+        let order = pmd_order()
+            .filter(|_| supported_flags(vm).0 & GUEST_MEMFD_FLAG_PAGE_ORDER != 0)
+            .ok_or(Error::NoHugePages("this kernel does not have them"))?;
+        // SAFETY: It has no effect on memory.
+        let block = (unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64) << order;
+        if ranges.iter().any(|(_, len)| len % block != 0) {
+            return Err(Error::NoHugePages("the ranges are not multiples of them"));
+        }
+        let file = GuestMemfd::create_in_blocks(vm, size, flags | SHARED, order)?;
+        file.allocate_all(progress)?;
+        Self::of_file(vm, ranges, file)
+    }
+
+    fn of_file(
+        vm: &Arc<VmFd>,
+        ranges: &[(GuestAddress, u64)],
+        file: GuestMemfd,
+    ) -> Result<Self, Error> {
         let mut regions = Vec::new();
         let mut offset = 0;
         for &(addr, len) in ranges {
@@ -95,8 +163,8 @@ impl GuestRam {
         self.file.size()
     }
 
-    /// Frees `len` bytes of guest memory from `addr`, both multiples of the page size. The guest
-    /// finds zeroes there.
+    /// Frees `len` bytes of guest memory from `addr`, both multiples of a page, or a huge page. The
+    /// guest finds zeroes there.
     ///
     /// # Errors
     ///
