@@ -78,3 +78,8 @@ __rust_helper pgoff_t rust_helper_folio_pgoff(const struct folio *folio)
 {
 	return folio_pgoff(folio);
 }
+
+__rust_helper bool rust_helper_PageHWPoison(const struct page *page)
+{
+	return PageHWPoison(page);
+}

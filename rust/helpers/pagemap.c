@@ -32,6 +32,13 @@ rust_helper_mapping_set_large_folios(struct address_space *mapping)
 	mapping_set_large_folios(mapping);
 }
 
+__rust_helper void
+rust_helper_mapping_set_folio_order_range(struct address_space *mapping,
+					  unsigned int min, unsigned int max)
+{
+	mapping_set_folio_order_range(mapping, min, max);
+}
+
 __rust_helper unsigned int
 rust_helper_mapping_min_folio_order(const struct address_space *mapping)
 {

@@ -247,6 +247,9 @@ impl<F: FileOperations> FileTable<F> {
                 open: Some(bindings::generic_file_open),
                 release: Some(Self::release),
                 mmap_prepare: if_has!(HAS_MMAP_PREPARE, Self::mmap_prepare),
+                // Aligns large mappings, for files that have folios of that size.
+                #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+                get_unmapped_area: if_has!(HAS_MMAP_PREPARE, bindings::thp_get_unmapped_area),
                 fallocate: if_has!(HAS_FALLOCATE, Self::fallocate),
                 show_fdinfo: if_has!(HAS_SHOW_FDINFO, Self::show_fdinfo),
                 ..pin_init::zeroed()

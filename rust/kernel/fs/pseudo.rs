@@ -32,7 +32,7 @@
 //!     },
 //!     mm::{
 //!         folio::LockedFolio,
-//!         pgoff::{PageIndex, PageRange},
+//!         pgoff::{Order, PageIndex, PageRange},
 //!         mempolicy::SharedPolicy,
 //!         virt::VmaDesc, //
 //!     },
@@ -88,7 +88,7 @@
 //!     fn fallocate(file: &OpenFile<Self>, _mode: u32, offset: Offset, _len: Offset) -> Result {
 //!         let inode = file.inode();
 //!         let index = PageIndex::from_offset(offset).ok_or(EINVAL)?;
-//!         let folio = inode.data().policy.alloc_zeroed(index, GFP_KERNEL)?;
+//!         let folio = inode.data().policy.alloc_zeroed(index, Order::PAGE, GFP_KERNEL)?;
 //!
 //!         let mut allocated = inode.invalidate_lock();
 //!         drop(inode.mapping().add_folio(folio, index, GFP_KERNEL)?);
@@ -106,6 +106,7 @@
 //! let options = InodeOptions {
 //!     size: 4 * PAGE_SIZE as Offset,
 //!     gfp: GFP_KERNEL,
+//!     order: Order::PAGE,
 //!     no_direct_map: true,
 //! };
 //! let data = pin_init!(Pages { policy <- SharedPolicy::new() });
@@ -148,7 +149,10 @@ use crate::{
             InodeData, //
         }, //
     },
-    mm::address_space::AddressSpace,
+    mm::{
+        address_space::AddressSpace,
+        pgoff::Order, //
+    },
     prelude::*,
     types::Opaque, //
 };
@@ -308,6 +312,8 @@ pub struct InodeOptions {
     pub size: Offset,
     /// The flags with which the page cache allocates memory for itself and for folios.
     pub gfp: Flags,
+    /// The order of all folios.
+    pub order: Order,
     /// Whether the folios are kept out of the direct map.
     pub no_direct_map: bool,
 }
@@ -374,6 +380,9 @@ impl<'a, T: InodeData> NewInode<'a, T> {
         let mapping = unsafe { (*ptr).i_mapping };
         // SAFETY: The mapping is the inode's, which nobody else can reach.
         unsafe { (*mapping).gfp_mask = options.gfp.as_raw() };
+        let order = options.order.as_u32();
+        // SAFETY: As above.
+        unsafe { bindings::mapping_set_folio_order_range(mapping, order, order) };
         // SAFETY: As above.
         unsafe { bindings::mapping_set_inaccessible(mapping) };
         if options.no_direct_map {

@@ -449,6 +449,17 @@ impl LockedFolio<'_> {
         })
     }
 
+    /// Returns whether the hardware reported an error in the page at `index`.
+    ///
+    /// The answer is for the folio's page that `index` would be, if the folio does not have it.
+    #[inline]
+    pub fn is_page_hwpoisoned(&self, index: PageIndex) -> bool {
+        // SAFETY: The folio is valid, and the function returns one of its pages for any index.
+        let page = unsafe { bindings::folio_file_page(self.as_ptr(), index.as_usize()) };
+        // SAFETY: The page is valid; the flag is read atomically.
+        unsafe { bindings::PageHWPoison(page) }
+    }
+
     /// Marks the folio not up to date: its contents are about to be replaced.
     #[inline]
     pub fn clear_uptodate(&self) {

@@ -51,7 +51,7 @@ use crate::{
 /// };
 ///
 /// let policy = KBox::pin_init(SharedPolicy::new(), GFP_KERNEL)?;
-/// let folio = policy.alloc_zeroed(PageIndex::new(3), GFP_KERNEL)?;
+/// let folio = policy.alloc_zeroed(PageIndex::new(3), Order::PAGE, GFP_KERNEL)?;
 /// assert_eq!(folio.order(), Order::PAGE);
 /// # Ok::<(), Error>(())
 /// ```
@@ -83,18 +83,24 @@ impl SharedPolicy {
         unsafe { pin_init::pin_init_from_closure(init) }
     }
 
-    /// Allocates a page that is zero, on the node that the policy for `index` asks for.
+    /// Allocates a folio that is zero, on the node that the policy for `index` asks for.
     ///
     /// # Errors
     ///
     /// [`AllocError`] if there is no such memory.
     #[inline]
-    pub fn alloc_zeroed(&self, index: PageIndex, gfp: Flags) -> Result<NewFolio<Init>, AllocError> {
+    pub fn alloc_zeroed(
+        &self,
+        index: PageIndex,
+        order: Order,
+        gfp: Flags,
+    ) -> Result<NewFolio<Init>, AllocError> {
         let gfp = without_account(gfp | __GFP_ZERO).as_raw();
         let policy = self.lookup(index);
 
-        // SAFETY: The policy is NULL, or `lookup` took a reference to it.
-        let folio = unsafe { bindings::filemap_alloc_folio(gfp, Order::PAGE.as_u32(), policy) };
+        // SAFETY: The policy is NULL, or `lookup` took a reference to it. By the invariants of
+        // `Order`, the allocator has such folios.
+        let folio = unsafe { bindings::filemap_alloc_folio(gfp, order.as_u32(), policy) };
         // SAFETY: `lookup` returned the reference to this function, which does not use it again.
         unsafe { cond_put(policy) };
 

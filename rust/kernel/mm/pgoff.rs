@@ -86,6 +86,12 @@ impl PageIndex {
     pub fn is_aligned(self, order: Order) -> bool {
         self.0 & order.nr_pages().wrapping_sub(1) == 0
     }
+
+    /// Returns where the folio of this order begins that has this page.
+    #[inline]
+    pub fn align_down(self, order: Order) -> Self {
+        Self(self.0 & !order.nr_pages().wrapping_sub(1))
+    }
 }
 
 /// A range of pages in a file, which may be empty.
@@ -179,6 +185,12 @@ impl PageRange {
     #[inline]
     pub fn contains(self, index: PageIndex) -> bool {
         self.start <= index && index < self.end
+    }
+
+    /// Returns whether the range consists of folios of this order, all of them whole.
+    #[inline]
+    pub fn is_aligned(self, order: Order) -> bool {
+        self.start.is_aligned(order) && self.end.is_aligned(order)
     }
 
     /// Returns the pages that are in both ranges.

@@ -13,7 +13,10 @@ use crate::{
         self,
         FILES, //
     },
-    flags::Flags,
+    flags::{
+        Flag,
+        Flags, //
+    },
     guest_fault,
     inode::{
         FS,
@@ -41,6 +44,7 @@ use kernel::{
         inode::Inode,
         File, //
     },
+    mm::pgoff::Order,
     prelude::*,
     sync::{
         aref::ARef,
@@ -121,7 +125,21 @@ unsafe extern "C" fn kvm_gmem_create(
         let args = unsafe { &*args };
 
         let flags = Flags::new(args.flags, vm.supported_flags())?;
-        Ok(file::create(vm, range::file_size(args.size)?, flags)? as c_int)
+        let order = if flags.contains(Flag::PageOrder) {
+            let order = range::file_order(args.page_order)?;
+            // Private memory is converted page by page.
+            let shared = flags.contains(Flag::InitShared);
+
+            if args.reserved.iter().any(|word| *word != 0) || order != Order::PAGE && !shared {
+                return Err(EINVAL);
+            }
+            order
+        } else {
+            Order::PAGE
+        };
+
+        let size = range::file_size(args.size, order)?;
+        Ok(file::create(vm, size, order, flags)? as c_int)
     })
 }
 
@@ -164,6 +182,7 @@ unsafe extern "C" fn kvm_gmem_prepare_memory_region(
                 properties.pages.start().as_usize(),
                 properties.gmem_only,
                 properties.no_direct_map,
+                properties.order.as_u32(),
             )
         };
         Ok(0)
@@ -282,7 +301,7 @@ unsafe extern "C" fn kvm_gmem_get_pfn(
         unsafe { *pfn = found.pfn.as_usize() as bindings::kvm_pfn_t };
         if !max_order.is_null() {
             // SAFETY: The pointer is valid.
-            unsafe { *max_order = 0 };
+            unsafe { *max_order = found.max_order.as_u32() as c_int };
         }
         Ok(0)
     })

@@ -23,6 +23,7 @@ use kernel::{
     mm::{
         address_space::FolioBatch,
         pgoff::{
+            Order,
             PageIndex,
             PageRange, //
         }, //
@@ -36,7 +37,7 @@ use kernel::{
 /// # Errors
 ///
 /// `EOPNOTSUPP` for a mode without `FALLOC_FL_KEEP_SIZE`, or with a flag besides that and
-/// `FALLOC_FL_PUNCH_HOLE`; `EINVAL` if the range is not one of whole pages, or, when allocating,
+/// `FALLOC_FL_PUNCH_HOLE`; `EINVAL` if the range is not one of whole folios, or, when allocating,
 /// not within the file; `ENOMEM`; `EINTR` for a signal. Of a range that is allocated with an error,
 /// a part may have been allocated.
 pub(crate) fn fallocate(inode: &Inode<Memory>, mode: u32, offset: Offset, len: Offset) -> Result {
@@ -45,6 +46,9 @@ pub(crate) fn fallocate(inode: &Inode<Memory>, mode: u32, offset: Offset, len: O
         return Err(EOPNOTSUPP);
     }
     let pages = PageRange::from_bytes(offset, len).ok_or(EINVAL)?;
+    if !pages.is_aligned(inode.data().order()) {
+        return Err(EINVAL);
+    }
 
     if mode & FALLOC_FL_PUNCH_HOLE != 0 {
         inode.invalidate_lock().unmap(pages).remove_folios();
@@ -66,7 +70,7 @@ fn allocate(inode: &Inode<Memory>, mut pages: PageRange) -> Result {
             return Err(EINTR);
         }
 
-        let next = if inode.mapping().no_direct_map() {
+        let next = if inode.mapping().no_direct_map() && inode.data().order() == Order::PAGE {
             allocate_batch(inode, pages)?
         } else {
             let (folio, _) = get_folio(inode, pages.start())?;

@@ -55,6 +55,7 @@ use kernel::{
         folio::LockedFolio,
         mempolicy::SharedPolicy,
         pgoff::{
+            Order,
             PageIndex,
             PageRange, //
         },
@@ -153,13 +154,14 @@ pub(crate) fn opened(file: &File) -> Option<Opened<'_>> {
     })
 }
 
-/// Creates a guest_memfd of `size` bytes for `vm` and returns its file descriptor.
+/// Creates a guest_memfd of `size` bytes, with folios of `order`, for `vm`, and returns its file
+/// descriptor.
 ///
 /// # Errors
 ///
 /// `EMFILE`, `ENFILE`, `ENOMEM`, `ENOENT` or `ENODEV` if the module is being unloaded,
 /// `EOPNOTSUPP` if the direct map cannot be changed, or the error of a security module.
-pub(crate) fn create(vm: &Vm, size: Offset, flags: Flags) -> Result<u32> {
+pub(crate) fn create(vm: &Vm, size: Offset, order: Order, flags: Flags) -> Result<u32> {
     const NAME: &CStr = c"[kvm-gmem]";
 
     let fd = FileDescriptorReservation::get_unused_fd_flags(0)?;
@@ -168,6 +170,7 @@ pub(crate) fn create(vm: &Vm, size: Offset, flags: Flags) -> Result<u32> {
     let options = InodeOptions {
         size,
         gfp: GFP,
+        order,
         no_direct_map: flags.contains(Flag::NoDirectMap),
     };
 
@@ -176,7 +179,7 @@ pub(crate) fn create(vm: &Vm, size: Offset, flags: Flags) -> Result<u32> {
         NAME,
         options,
         Files::new(bound)?,
-        Memory::new(flags),
+        Memory::new(flags, order),
     )?;
     let file = FILES.create_file(inode, NAME, view)?;
     fd.fd_install(file.into());
@@ -191,6 +194,8 @@ pub(crate) struct SlotProperties {
     pub(crate) gmem_only: bool,
     /// Whether the memory is not in the direct map.
     pub(crate) no_direct_map: bool,
+    /// The order of the folios.
+    pub(crate) order: Order,
 }
 
 /// Checks that a memslot of `vm`, of `count` pages, can be bound to the pages of `file` from byte
@@ -198,7 +203,8 @@ pub(crate) struct SlotProperties {
 ///
 /// # Errors
 ///
-/// `EINVAL` if the file is not a guest_memfd of this VM, or does not have these pages.
+/// `EINVAL` if the file is not a guest_memfd of this VM, or does not have these pages, or if
+/// `offset` is within a folio.
 pub(crate) fn check(vm: &Vm, file: &File, offset: u64, count: usize) -> Result<SlotProperties> {
     let gmem = opened(file).ok_or(EINVAL)?;
     if **gmem.view.vm() != *vm {
@@ -208,16 +214,19 @@ pub(crate) fn check(vm: &Vm, file: &File, offset: u64, count: usize) -> Result<S
     let offset = Offset::try_from(offset).map_err(|_| EINVAL)?;
     let first = PageIndex::from_offset(offset).ok_or(EINVAL)?;
     let pages = PageRange::new(first, count);
-    if pages.len() != count || pages.end() > range::file_pages(gmem.inode.size()).end() {
+    let memory = gmem.inode.data();
+    if !first.is_aligned(memory.order())
+        || pages.len() != count
+        || pages.end() > range::file_pages(gmem.inode.size()).end() {
         return Err(EINVAL);
     }
 
-    let memory = gmem.inode.data();
     let gmem_only = memory.has(Flag::Mmap);
     Ok(SlotProperties {
         pages,
         gmem_only,
         no_direct_map: gmem_only && memory.has(Flag::InitShared) && memory.has(Flag::NoDirectMap),
+        order: memory.order(),
     })
 }
 

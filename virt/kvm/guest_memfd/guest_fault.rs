@@ -27,6 +27,7 @@ use kernel::{
             LockedFolio, //
         },
         pgoff::{
+            Order,
             PageIndex,
             Pfn, //
         }, //
@@ -43,6 +44,8 @@ pub(crate) struct GuestPage<F> {
     pub(crate) index: PageIndex,
     /// The page frame number.
     pub(crate) pfn: Pfn,
+    /// The largest order in which the guest can map the page.
+    pub(crate) max_order: Order,
     /// Whether the page was added to the page cache for this.
     pub(crate) added: bool,
 }
@@ -67,11 +70,18 @@ pub(crate) fn lock_page<'a>(
     }
 
     let (folio, added) = get_folio(gmem.inode, index)?;
-    if folio.is_hwpoisoned() {
+    if folio.is_page_hwpoisoned(index) {
         return Err(EHWPOISON);
     }
+    // Around an error, the guest maps page by page.
+    let max_order = if folio.is_hwpoisoned() {
+        Order::PAGE
+    } else {
+        slot.max_order(gfn)
+    };
     Ok(GuestPage {
         pfn: folio.pfn_of(index).ok_or(EIO)?,
+        max_order,
         folio,
         index,
         added,
@@ -99,6 +109,7 @@ pub(crate) fn get_pfn(gmem: Opened<'_>, slot: &Slot, gfn: Gfn) -> Result<GuestPa
         folio: page.folio.unlock(),
         index: page.index,
         pfn: page.pfn,
+        max_order: page.max_order,
         added: page.added,
     })
 }

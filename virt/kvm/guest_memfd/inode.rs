@@ -18,7 +18,10 @@ use crate::{
 use kernel::{
     alloc::{
         self,
-        flags::GFP_HIGHUSER, //
+        flags::{
+            GFP_HIGHUSER,
+            __GFP_NOWARN, //
+        }, //
     },
     bindings::GUEST_MEMFD_MAGIC,
     fs::{
@@ -37,7 +40,10 @@ use kernel::{
             NewFolio, //
         },
         mempolicy::SharedPolicy,
-        pgoff::PageIndex, //
+        pgoff::{
+            Order,
+            PageIndex, //
+        }, //
     },
     prelude::*,
     sync::ArcBorrow, //
@@ -47,15 +53,17 @@ use kernel::{
 #[pin_data]
 pub(crate) struct Memory {
     flags: Flags,
+    order: Order,
     #[pin]
     policy: SharedPolicy,
 }
 
 impl Memory {
-    /// Creates the data of an inode with these flags.
-    pub(crate) fn new(flags: Flags) -> impl PinInit<Self> {
+    /// Creates the data of an inode with these flags, and folios of this order.
+    pub(crate) fn new(flags: Flags, order: Order) -> impl PinInit<Self> {
         pin_init!(Self {
             flags,
+            order,
             policy <- SharedPolicy::new(),
         })
     }
@@ -63,6 +71,11 @@ impl Memory {
     /// Returns whether the inode was created with `flag`.
     pub(crate) fn has(&self, flag: Flag) -> bool {
         self.flags.contains(flag)
+    }
+
+    /// Returns the order of the folios.
+    pub(crate) fn order(&self) -> Order {
+        self.order
     }
 
     /// Returns the memory policies.
@@ -85,13 +98,19 @@ pub(crate) static MOUNT: WhileVms<Mount<Memory>> = WhileVms::new();
 /// The flags with which folios are allocated.
 pub(crate) const GFP: alloc::Flags = GFP_HIGHUSER;
 
-/// Allocates the page at `index`, on the node that the memory policy asks for.
+/// Allocates a folio for `index`, on the node that the memory policy asks for.
 ///
 /// # Errors
 ///
-/// `ENOMEM`.
+/// `ENOMEM`. A large folio is often not to be had, so the allocator does not warn.
 pub(crate) fn alloc_folio(inode: &Inode<Memory>, index: PageIndex) -> Result<NewFolio<Init>> {
-    Ok(inode.data().policy().alloc_zeroed(index, GFP)?)
+    let memory = inode.data();
+    let gfp = match memory.order() {
+        Order::PAGE => GFP,
+        _ => GFP | __GFP_NOWARN,
+    };
+
+    Ok(memory.policy().alloc_zeroed(index, memory.order(), gfp)?)
 }
 
 /// Returns the folio at `index`, and whether it was added by this call. It is added if there is
@@ -112,7 +131,8 @@ pub(crate) fn get_folio(
             Err(err) if err == ENOENT => {}
             Err(err) => return Err(err),
         }
-        match mapping.add_folio(alloc_folio(inode, index)?, index, GFP) {
+        let first = index.align_down(inode.data().order());
+        match mapping.add_folio(alloc_folio(inode, index)?, first, GFP) {
             Ok(folio) => return Ok((folio, true)),
             // Another task added one meanwhile.
             Err(err) if err.error == EEXIST => {}

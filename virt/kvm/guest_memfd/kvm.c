@@ -36,16 +36,23 @@ struct gmem_slot gmem_slot(const struct kvm_memory_slot *slot)
 	};
 }
 
+unsigned int gmem_slot_max_order(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	return kvm_gmem_max_order(slot, gfn);
+}
+
 bool gmem_slot_is_gmem_only(const struct kvm_memory_slot *slot)
 {
 	return slot->flags & KVM_MEMSLOT_GMEM_ONLY;
 }
 
 void gmem_slot_set_file(struct kvm_memory_slot *slot, struct file *file,
-			unsigned long pgoff, bool gmem_only, bool no_direct_map)
+			unsigned long pgoff, bool gmem_only, bool no_direct_map,
+			unsigned int order)
 {
 	WRITE_ONCE(slot->gmem.file, file);
 	slot->gmem.pgoff = pgoff;
+	slot->gmem.order = order;
 	if (gmem_only)
 		slot->flags |= KVM_MEMSLOT_GMEM_ONLY;
 	if (no_direct_map)

@@ -54,10 +54,15 @@ struct gmem_slot {
 	unsigned long pgoff;
 };
 
+/* For Rust, which has no macros that are not a number. */
+enum { GMEM_PMD_ORDER = PMD_ORDER };
+
 struct gmem_slot gmem_slot(const struct kvm_memory_slot *slot);
+unsigned int gmem_slot_max_order(const struct kvm_memory_slot *slot, gfn_t gfn);
 bool gmem_slot_is_gmem_only(const struct kvm_memory_slot *slot);
 void gmem_slot_set_file(struct kvm_memory_slot *slot, struct file *file,
-			unsigned long pgoff, bool gmem_only, bool no_direct_map);
+			unsigned long pgoff, bool gmem_only, bool no_direct_map,
+			unsigned int order);
 void gmem_slot_clear_file(struct kvm_memory_slot *slot);
 struct file *gmem_slot_file(const struct kvm_memory_slot *slot);
 struct file *gmem_slot_get_file(struct kvm_memory_slot *slot);

@@ -67,6 +67,7 @@ use kernel::{
         address_space::AddressSpace,
         folio::LockedFolio,
         pgoff::{
+            Order,
             PageIndex,
             PageRange, //
         }, //
@@ -482,6 +483,15 @@ impl Slot {
             base_gfn: Gfn::new(slot.base_gfn),
             pages: PageRange::new(PageIndex::new(slot.pgoff), slot.npages),
         }
+    }
+
+    /// Returns the largest order in which `gfn` can be mapped: that of its folio, if the folio is in
+    /// the memslot, and has the same alignment in the guest as in the file.
+    pub(crate) fn max_order(&self, gfn: Gfn) -> Order {
+        // SAFETY: The slot is valid.
+        let order = unsafe { bindings::gmem_slot_max_order(self.as_ptr(), gfn.as_u64()) };
+
+        Order::new(order).unwrap_or(Order::PAGE)
     }
 
     /// Returns the file that the slot is bound to; [`None`] if it is being closed, or was closed.

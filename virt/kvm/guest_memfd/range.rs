@@ -6,13 +6,18 @@
 
 use core::ops::Range;
 use kernel::{
+    bindings::GMEM_PMD_ORDER,
     fs::file::Offset,
     mm::pgoff::{
+        Order,
         PageIndex,
         PageRange, //
     },
     prelude::*, //
 };
+
+/// The order of a PMD.
+const PMD_ORDER: u64 = GMEM_PMD_ORDER as u64;
 
 /// A guest frame number, `gfn_t`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -35,15 +40,29 @@ impl Gfn {
     }
 }
 
-/// Returns the size of a new file, in bytes.
+/// Returns the order of a new file's folios, by the number `order`.
 ///
 /// # Errors
 ///
-/// `EINVAL` if `size` is zero, larger than a file can be, or not a multiple of the page size.
-pub(crate) fn file_size(size: u64) -> Result<Offset> {
-    let size = Offset::try_from(size).map_err(|_| EINVAL)?;
+/// `EINVAL` if it is not that of a page, or of a PMD.
+pub(crate) fn file_order(order: u64) -> Result<Order> {
+    match order {
+        0 => Ok(Order::PAGE),
+        PMD_ORDER => Order::new(PMD_ORDER as u32).ok_or(EINVAL),
+        _ => Err(EINVAL),
+    }
+}
 
-    if size == 0 || PageIndex::from_offset(size).is_none() {
+/// Returns the size of a new file with folios of this order, in bytes.
+///
+/// # Errors
+///
+/// `EINVAL` if `size` is zero, larger than a file can be, or not a multiple of the folios' size.
+pub(crate) fn file_size(size: u64, order: Order) -> Result<Offset> {
+    let size = Offset::try_from(size).map_err(|_| EINVAL)?;
+    let end = PageIndex::from_offset(size).ok_or(EINVAL)?;
+
+    if size == 0 || !end.is_aligned(order) {
         return Err(EINVAL);
     }
     Ok(size)
@@ -93,7 +112,7 @@ mod tests {
     #[test]
     fn sizes() {
         assert_eq!(
-            file_size(PAGE_SIZE as u64).unwrap_or(0),
+            file_size(PAGE_SIZE as u64, Order::PAGE).unwrap_or(0),
             PAGE_SIZE as Offset
         );
         assert_eq!(file_pages(3 * PAGE_SIZE as Offset), PageRange::from(0..3));
@@ -105,7 +124,7 @@ mod tests {
             1 << 63,
             u64::MAX,
         ] {
-            assert!(file_size(size).is_err());
+            assert!(file_size(size, Order::PAGE).is_err());
         }
     }
 

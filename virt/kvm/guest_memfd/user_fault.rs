@@ -14,7 +14,10 @@ use kernel::{
     fs::inode::Inode,
     mm::{
         folio::LockedFolio,
-        pgoff::PageIndex, //
+        pgoff::{
+            Order,
+            PageIndex, //
+        }, //
     },
     prelude::*, //
 };
@@ -37,14 +40,18 @@ pub(crate) fn mmap(inode: &Inode<Memory>) -> Result {
 ///
 /// # Errors
 ///
-/// `EFAULT` (SIGBUS) beyond the end of the file, and for memory that is private to the guest;
-/// `ENOMEM`.
+/// `EFAULT` (SIGBUS) beyond the end of the file, for memory that is private to the guest, and if
+/// there is no memory for a large folio; `ENOMEM`.
 pub(crate) fn fault(inode: &Inode<Memory>, index: PageIndex) -> Result<LockedFolio<'_>> {
     let in_file = range::file_pages(inode.size()).contains(index);
 
     if !in_file || !inode.data().has(Flag::InitShared) {
         return Err(EFAULT);
     }
-    let (folio, _) = inode::get_folio(inode, index)?;
-    Ok(folio)
+    match inode::get_folio(inode, index) {
+        Ok((folio, _)) => Ok(folio),
+        // Without memory for a large folio, no task is killed, and the fault would be repeated.
+        Err(_) if inode.data().order() != Order::PAGE => Err(EFAULT),
+        Err(err) => Err(err),
+    }
 }

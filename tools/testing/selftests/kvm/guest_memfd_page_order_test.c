@@ -1,0 +1,684 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Test guest_memfd with GUEST_MEMFD_FLAG_PAGE_ORDER: with folios of the size of a PMD,
+ * everything is done in that size, and the guest always gets the right page.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/sizes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "kvm_syscalls.h"
+#include "kvm_util.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#define PLAIN	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED | \
+		 GUEST_MEMFD_FLAG_PAGE_ORDER)
+#define HIDDEN	(PLAIN | GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+
+#define DEBUGFS	"/sys/kernel/debug/"
+
+/* The tested memslot. The program of the guest is in slot 0. */
+#define SLOT	10
+#define GPA	((gpa_t)SZ_1G)
+
+#define BIT_HWPOISON	19
+#define BIT_BUDDY	10
+
+#define LONG	300
+
+/* Reads the number after @key, at the beginning of a line. Returns -1 if there is none. */
+static long lookup(const char *path, const char *key)
+{
+	char line[256];
+	long value = -1;
+	FILE *f = fopen(path, "r");
+
+	while (f && value < 0 && fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, key, strlen(key)))
+			sscanf(line + strlen(key), "%*[ :\t]%ld", &value);
+	}
+	if (f)
+		fclose(f);
+	return value;
+}
+
+static long hidden_pages(void)
+{
+	return lookup("/proc/vmstat", "nr_no_direct_map") -
+	       lookup("/proc/vmstat", "direct_map_leaked");
+}
+
+static bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	close(fd);
+	return ok;
+}
+
+static int punch(int fd, off_t offset, off_t len)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, len);
+}
+
+static int allocate(int fd, off_t offset, off_t len)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, len);
+}
+
+static char *map(int fd, size_t size)
+{
+	return kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+}
+
+/* The size of a PMD, and its order, as far as userspace can know them. */
+static unsigned long pmd_size(void)
+{
+	return lookup("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "") > 0 ?
+		lookup("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "") :
+		getpagesize() / sizeof(u64) * getpagesize();
+}
+
+static int create(struct kvm_vm *vm, u64 size, u64 flags, u64 order)
+{
+	struct kvm_create_guest_memfd args = {
+		.size = size,
+		.flags = flags,
+		.page_order = order,
+	};
+
+	return __vm_ioctl(vm, KVM_CREATE_GUEST_MEMFD, &args);
+}
+
+/* Returns the entry of the page at @mem in /proc/self/pagemap, which has the pfn. */
+static unsigned long pfn_of(void *mem)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 entry = 0;
+
+	TEST_ASSERT(pread(fd, &entry, sizeof(entry),
+			  (unsigned long)mem / getpagesize() * sizeof(entry)) == sizeof(entry),
+		    "Cannot read /proc/self/pagemap");
+	close(fd);
+	return entry & ((1ULL << 55) - 1);
+}
+
+static u64 page_flags(unsigned long pfn)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	u64 flags = 0;
+
+	TEST_ASSERT(pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) == sizeof(flags),
+		    "Cannot read /proc/kpageflags");
+	close(fd);
+	return flags;
+}
+
+/* Returns how much of the mapping at @mem is mapped by PMDs, in bytes. */
+static long mapped_by_pmds(void *mem)
+{
+	char line[256], start[32];
+	bool inside = false;
+	long kb = -1;
+	FILE *f;
+
+	snprintf(start, sizeof(start), "%lx-", (unsigned long)mem);
+	f = fopen("/proc/self/smaps", "r");
+	TEST_ASSERT(f, "Cannot open /proc/self/smaps");
+	while (kb < 0 && fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, start, strlen(start)))
+			inside = true;
+		if (inside)
+			sscanf(line, "FilePmdMapped: %ld kB", &kb);
+	}
+	fclose(f);
+	TEST_ASSERT(kb >= 0, "The mapping has no FilePmdMapped");
+	return kb * 1024;
+}
+
+#ifdef __x86_64__
+static long guest_large_pages(struct kvm_vm *vm)
+{
+	return vm_get_stat(vm, pages_2m);
+}
+#else
+/* Counts the block entries of stage 2. Returns -1 if debugfs does not show them. */
+static long guest_large_pages(struct kvm_vm *vm)
+{
+	char path[300], line[256], name[32];
+	struct dirent *entry;
+	long blocks = -1;
+	FILE *f;
+	DIR *d;
+
+	snprintf(name, sizeof(name), "%d-%d", getpid(), vm->fd);
+	d = opendir(DEBUGFS "kvm");
+	while (d && (entry = readdir(d))) {
+		if (strcmp(entry->d_name, name))
+			continue;
+		snprintf(path, sizeof(path), DEBUGFS "kvm/%s/stage2_page_tables", name);
+		f = fopen(path, "r");
+		if (!f)
+			continue;
+		for (blocks = 0; fgets(line, sizeof(line), f); )
+			blocks += !!strstr(line, "BLK");
+		fclose(f);
+	}
+	if (d)
+		closedir(d);
+	return blocks;
+}
+#endif
+
+static u64 page_value(u64 page)
+{
+	return 0x123456789abcdef0ul + page;
+}
+
+/* Checks the first word of each page, and inverts it. */
+static void guest_check(gpa_t gpa, u64 pages, u64 page_size)
+{
+	for (u64 i = 0; i < pages; i++) {
+		volatile u64 *word = (void *)(gpa + i * page_size);
+
+		GUEST_ASSERT_EQ(*word, page_value(i));
+		*word = ~page_value(i);
+	}
+	GUEST_DONE();
+}
+
+static void guest_touch(gpa_t gpa)
+{
+	*(volatile u64 *)gpa = 1;
+	GUEST_DONE();
+}
+
+FIXTURE(order) {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	long page_size, size, pages, order;
+	long hidden, leaked;
+	/* Pages out of the direct map for each folio. */
+	long hides;
+};
+
+FIXTURE_VARIANT(order) {
+	u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(order, plain) {
+	.flags = PLAIN,
+};
+
+FIXTURE_VARIANT_ADD(order, no_direct_map) {
+	.flags = HIDDEN,
+};
+
+FIXTURE_SETUP(order)
+{
+	u64 supported = kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS);
+
+	if ((supported & variant->flags) != variant->flags)
+		SKIP(return, "This kernel lacks GUEST_MEMFD_FLAG_PAGE_ORDER");
+
+	self->page_size = getpagesize();
+	self->size = pmd_size();
+	self->pages = self->size / self->page_size;
+	self->order = __builtin_ctzl(self->pages);
+	self->hidden = hidden_pages();
+	self->leaked = lookup("/proc/vmstat", "direct_map_leaked");
+	self->hides = variant->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP ? self->pages : 0;
+	self->vm = vm_create_with_one_vcpu(&self->vcpu, guest_check);
+}
+
+FIXTURE_TEARDOWN(order)
+{
+	if (self->vm)
+		kvm_vm_free(self->vm);
+	EXPECT_EQ(self->hidden, hidden_pages());
+}
+
+/* Adds the memslot, and maps it in the guest, by its own page size. */
+static void add_slot(struct kvm_vm *vm, gpa_t gpa, size_t size, void *mem, int fd, off_t offset)
+{
+	vm_set_user_memory_region2(vm, SLOT, KVM_MEM_GUEST_MEMFD, gpa, size, mem, fd, offset);
+	virt_map(vm, gpa, gpa, size / getpagesize());
+}
+
+TEST_F(order, arguments_are_checked)
+{
+	const u64 flags = variant->flags;
+	struct kvm_create_guest_memfd args;
+
+	for (long order = 0; order < 64; order++) {
+		int fd = create(self->vm, 4 * self->size, flags, order);
+
+		EXPECT_EQ(order == 0 || order == self->order, fd >= 0);
+		if (fd >= 0)
+			close(fd);
+		else
+			EXPECT_EQ(EINVAL, errno);
+	}
+	EXPECT_EQ(-1, create(self->vm, self->size, flags, 1ull << 32 | self->order));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, create(self->vm, self->size + self->page_size, flags, self->order));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, create(self->vm, self->page_size, flags, self->order));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, create(self->vm, 0, flags, self->order));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, create(self->vm, self->size, flags & ~GUEST_MEMFD_FLAG_INIT_SHARED,
+			     self->order));
+	EXPECT_EQ(EINVAL, errno);
+
+	for (size_t i = 0; i < ARRAY_SIZE(args.reserved); i++) {
+		args = (struct kvm_create_guest_memfd) {
+			.size = self->size,
+			.flags = flags,
+			.page_order = self->order,
+		};
+		args.reserved[i] = 1;
+		EXPECT_EQ(-1, __vm_ioctl(self->vm, KVM_CREATE_GUEST_MEMFD, &args));
+		EXPECT_EQ(EINVAL, errno);
+	}
+}
+
+/* The kernel has never looked at these words without the flag. */
+TEST_F(order, without_the_flag_the_order_is_ignored)
+{
+	struct kvm_create_guest_memfd args = {
+		.size = self->page_size,
+		.flags = variant->flags & ~GUEST_MEMFD_FLAG_PAGE_ORDER,
+		.page_order = self->order,
+		.reserved = { 1, 2, 3 },
+	};
+	int fd = __vm_ioctl(self->vm, KVM_CREATE_GUEST_MEMFD, &args);
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(0, allocate(fd, 0, self->page_size));
+	EXPECT_EQ(self->hidden + !!self->hides, hidden_pages());
+	close(fd);
+}
+
+TEST_F(order, order_zero_is_an_ordinary_file)
+{
+	int fd = create(self->vm, self->page_size, GUEST_MEMFD_FLAG_PAGE_ORDER, 0);
+
+	EXPECT_LE(0, fd);
+	close(fd);
+	fd = create(self->vm, self->page_size, variant->flags, 0);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(0, allocate(fd, 0, self->page_size));
+	EXPECT_EQ(self->hidden + !!self->hides, hidden_pages());
+	EXPECT_EQ(0, punch(fd, 0, self->page_size));
+	EXPECT_EQ(self->hidden, hidden_pages());
+	close(fd);
+}
+
+TEST_F(order, nothing_is_done_in_part)
+{
+	const off_t page = self->page_size, size = self->size;
+	const off_t ranges[][2] = {
+		{ 0, page }, { page, size }, { 0, size + page }, { size - page, page },
+		{ size, size - page },
+	};
+	int fd = create(self->vm, 4 * size, variant->flags, self->order);
+	char *mem;
+
+	ASSERT_LE(0, fd);
+	mem = map(fd, 4 * size);
+	memset(mem, 0x5a, 2 * size);
+	EXPECT_EQ(self->hidden + 2 * self->hides, hidden_pages());
+	for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
+		EXPECT_EQ(-1, punch(fd, ranges[i][0], ranges[i][1]));
+		EXPECT_EQ(EINVAL, errno);
+		EXPECT_EQ(-1, allocate(fd, ranges[i][0], ranges[i][1]));
+		EXPECT_EQ(EINVAL, errno);
+	}
+	EXPECT_EQ(self->hidden + 2 * self->hides, hidden_pages());
+	for (off_t i = 0; i < 2 * size; i++)
+		ASSERT_EQ(0x5a, mem[i]);
+
+	EXPECT_EQ(-1, __vm_set_user_memory_region2(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, size,
+						   mem, fd, page));
+	EXPECT_EQ(EINVAL, errno);
+
+	/* What is aligned is done, and the rest stays. */
+	EXPECT_EQ(0, punch(fd, 0, size));
+	EXPECT_EQ(self->hidden + self->hides, hidden_pages());
+	for (off_t i = 0; i < size; i++)
+		ASSERT_EQ(0, mem[i]);
+	for (off_t i = size; i < 2 * size; i++)
+		ASSERT_EQ(0x5a, mem[i]);
+	EXPECT_EQ(0, allocate(fd, 2 * size, 2 * size));
+	EXPECT_EQ(self->hidden + 4 * self->hides, hidden_pages());
+	kvm_munmap(mem, 4 * size);
+	close(fd);
+}
+
+/* One touch brings all of a folio, aligned, zero, and mapped by one PMD. */
+TEST_F(order, userspace_maps_a_pmd)
+{
+	long splits = lookup("/proc/vmstat", "direct_map_level2_splits");
+	int fd = create(self->vm, 4 * self->size, variant->flags, self->order);
+	unsigned long pfn;
+	char *mem;
+
+	ASSERT_LE(0, fd);
+	mem = map(fd, 4 * self->size);
+	EXPECT_EQ(0, (unsigned long)mem % self->size);
+	mem[self->size + self->size / 2] = 1;
+	EXPECT_EQ(self->hidden + self->hides, hidden_pages());
+	EXPECT_EQ(self->size, mapped_by_pmds(mem));
+	pfn = pfn_of(mem + self->size);
+	EXPECT_EQ(0, pfn % self->pages);
+	for (long i = 0; i < self->pages; i++)
+		ASSERT_EQ(pfn + i, pfn_of(mem + self->size + i * self->page_size));
+	for (long i = 0; i < self->size; i++)
+		ASSERT_EQ(i == self->size / 2, mem[self->size + i]);
+
+	/* A whole entry of the direct map was cleared, and none was split. (x86) */
+	EXPECT_EQ(splits, lookup("/proc/vmstat", "direct_map_level2_splits"));
+	EXPECT_EQ(-1, madvise(mem, 4 * self->size, MADV_COLLAPSE));
+	kvm_munmap(mem, 4 * self->size);
+	close(fd);
+}
+
+/* A mapping that is not aligned as the file is works, with small entries. */
+TEST_F(order, userspace_may_map_it_unaligned)
+{
+	int fd = create(self->vm, 2 * self->size, variant->flags, self->order);
+	char *area = kvm_mmap(4 * self->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	char *mem = align_ptr_up(area, self->size) + self->page_size;
+
+	ASSERT_LE(0, fd);
+	mem = mmap(mem, 2 * self->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	for (long i = 0; i < 2 * self->pages; i++)
+		*(u64 *)(mem + i * self->page_size) = page_value(i);
+	EXPECT_EQ(0, mapped_by_pmds(mem));
+	add_slot(self->vm, GPA, 2 * self->size, mem, fd, 0);
+	vcpu_args_set(self->vcpu, 3, GPA, 2 * self->pages, self->page_size);
+	vcpu_run(self->vcpu);
+	EXPECT_EQ(UCALL_DONE, get_ucall(self->vcpu, NULL));
+	for (long i = 0; i < 2 * self->pages; i++)
+		EXPECT_EQ(~page_value(i), *(u64 *)(mem + i * self->page_size));
+	if (guest_large_pages(self->vm) >= 0)
+		EXPECT_EQ(2, guest_large_pages(self->vm));
+	kvm_munmap(area, 4 * self->size);
+	close(fd);
+}
+
+TEST_F(order, guest_maps_a_large_page)
+{
+	int fd = create(self->vm, 2 * self->size, variant->flags, self->order);
+	char *mem;
+
+	ASSERT_LE(0, fd);
+	mem = map(fd, 2 * self->size);
+	add_slot(self->vm, GPA, 2 * self->size, mem, fd, 0);
+	vcpu_arch_set_entry_point(self->vcpu, guest_touch);
+	vcpu_args_set(self->vcpu, 1, GPA + self->size + 5 * self->page_size);
+	vcpu_run(self->vcpu);
+	EXPECT_EQ(UCALL_DONE, get_ucall(self->vcpu, NULL));
+	EXPECT_EQ(self->hidden + self->hides, hidden_pages());
+	if (guest_large_pages(self->vm) >= 0)
+		EXPECT_EQ(1, guest_large_pages(self->vm));
+	EXPECT_EQ(1, mem[self->size + 5 * self->page_size]);
+
+	/* It loses the page with a hole, and gets another one. */
+	EXPECT_EQ(0, punch(fd, 0, 2 * self->size));
+	EXPECT_EQ(self->hidden, hidden_pages());
+	if (guest_large_pages(self->vm) >= 0)
+		EXPECT_EQ(0, guest_large_pages(self->vm));
+	EXPECT_EQ(0, mem[self->size + 5 * self->page_size]);
+	kvm_munmap(mem, 2 * self->size);
+	close(fd);
+}
+
+/*
+ * Memslots that begin, end, or lie in the guest where no folio does: whatever the guest
+ * maps, it is the page of the file that belongs there.
+ */
+TEST_F(order, guest_gets_the_right_pages)
+{
+	const struct {
+		const char *what;
+		long gpa, offset, pages, large;
+	} slots[] = {
+		{ "all of it", 0, 0, 3 * self->pages, 3 },
+		{ "from the second folio", 0, 1, 2 * self->pages, 2 },
+		{ "shifted by a page", 1, 0, 2 * self->pages, 0 },
+		{ "shifted by half a folio", self->pages / 2, 0, 2 * self->pages, 0 },
+		{ "ends within a folio", 0, 0, 2 * self->pages - 1, 1 },
+		{ "less than a folio", 0, 0, self->pages / 2, 0 },
+		{ "one page", 7, 2, 1, 0 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(slots); i++) {
+		struct kvm_vcpu *vcpu;
+		struct kvm_vm *vm = vm_create_with_one_vcpu(&vcpu, guest_check);
+		int file = create(vm, 3 * self->size, variant->flags, self->order);
+		char *all = map(file, 3 * self->size);
+		char *part = all + slots[i].offset * self->size;
+		gpa_t gpa = GPA + slots[i].gpa * self->page_size;
+		long large;
+
+		for (long page = 0; page < slots[i].pages; page++)
+			*(u64 *)(part + page * self->page_size) = page_value(page);
+		add_slot(vm, gpa, slots[i].pages * self->page_size, part, file,
+			 slots[i].offset * self->size);
+		vcpu_args_set(vcpu, 3, gpa, slots[i].pages, self->page_size);
+		vcpu_run(vcpu);
+		EXPECT_EQ(UCALL_DONE, get_ucall(vcpu, NULL)) {
+			TH_LOG("%s", slots[i].what);
+		}
+		for (long page = 0; page < slots[i].pages; page++) {
+			ASSERT_EQ(~page_value(page), *(u64 *)(part + page * self->page_size)) {
+				TH_LOG("%s", slots[i].what);
+			}
+		}
+		large = guest_large_pages(vm);
+		if (large >= 0)
+			EXPECT_EQ(slots[i].large, large) {
+				TH_LOG("%s", slots[i].what);
+			}
+		kvm_munmap(all, 3 * self->size);
+		close(file);
+		kvm_vm_free(vm);
+	}
+}
+
+struct race {
+	char *mem;
+	size_t size;
+	pthread_barrier_t barrier;
+	int rounds;
+};
+
+static void *touch_thread(void *arg)
+{
+	struct race *race = arg;
+
+	for (int i = 0; i < race->rounds; i++) {
+		pthread_barrier_wait(&race->barrier);
+		*(volatile char *)race->mem = 1;
+		pthread_barrier_wait(&race->barrier);
+	}
+	return NULL;
+}
+
+/* Faults that race for one index bring one folio. The others are in the direct map again. */
+TEST_F_TIMEOUT(order, faults_race_for_one_folio, LONG)
+{
+	int fd = create(self->vm, self->size, variant->flags, self->order);
+	struct race race = { .size = self->size, .rounds = 200 };
+	pthread_t threads[4];
+
+	ASSERT_LE(0, fd);
+	race.mem = map(fd, self->size);
+	pthread_barrier_init(&race.barrier, NULL, ARRAY_SIZE(threads) + 1);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, touch_thread, &race));
+	for (int i = 0; i < race.rounds; i++) {
+		pthread_barrier_wait(&race.barrier);
+		pthread_barrier_wait(&race.barrier);
+		ASSERT_EQ(self->hidden + self->hides, hidden_pages());
+		ASSERT_EQ(0, punch(fd, 0, self->size));
+		ASSERT_EQ(self->hidden, hidden_pages());
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_join(threads[i], NULL);
+	kvm_munmap(race.mem, self->size);
+	close(fd);
+}
+
+/* If there is no such folio, nothing has changed, and no fault is repeated for ever. */
+TEST_F(order, no_memory_is_an_error)
+{
+	const char *dir = DEBUGFS "fail_page_alloc/";
+	const char *const settings[][2] = {
+		{ "min-order", "9" }, { "ignore-gfp-wait", "N" }, { "ignore-gfp-highmem", "N" },
+		{ "probability", "100" }, { "interval", "1" }, { "times", "-1" },
+		{ "task-filter", "Y" }, { "verbose", "0" },
+	};
+	char path[128], byte = 0;
+	int fd, pipes[2], allocated, alloc_err, wrote, write_err;
+	char *mem;
+
+	if (access(DEBUGFS "fail_page_alloc", F_OK))
+		SKIP(return, "This kernel lacks CONFIG_FAIL_PAGE_ALLOC");
+
+	fd = create(self->vm, 2 * self->size, variant->flags, self->order);
+	ASSERT_LE(0, fd);
+	mem = map(fd, 2 * self->size);
+	ASSERT_EQ(0, pipe(pipes));
+	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+		snprintf(path, sizeof(path), "%s%s", dir, settings[i][0]);
+		ASSERT_TRUE(write_file(path, settings[i][1])) {
+			TH_LOG("%s", path);
+		}
+	}
+	write_file("/proc/self/make-it-fail", "1");
+	allocated = allocate(fd, 0, 2 * self->size);
+	alloc_err = errno;
+	/* The system call copies, so that the fault is an error, not a signal. */
+	wrote = write(pipes[1], mem, 1);
+	write_err = errno;
+	write_file("/proc/self/make-it-fail", "0");
+	write_file(DEBUGFS "fail_page_alloc/probability", "0");
+
+	EXPECT_EQ(-1, allocated);
+	EXPECT_EQ(ENOMEM, alloc_err);
+	EXPECT_EQ(-1, wrote);
+	EXPECT_EQ(EFAULT, write_err);
+	EXPECT_EQ(self->hidden, hidden_pages());
+
+	EXPECT_EQ(0, allocate(fd, 0, 2 * self->size));
+	EXPECT_EQ(1, write(pipes[1], mem, 1));
+	EXPECT_EQ(1, read(pipes[0], &byte, 1));
+	EXPECT_EQ(0, byte);
+	close(pipes[0]);
+	close(pipes[1]);
+	kvm_munmap(mem, 2 * self->size);
+	close(fd);
+}
+
+/* Returns the signal that reading @at ends in, or 0. */
+static int signal_of_reading(volatile char *at)
+{
+	int status;
+	pid_t child = fork();
+
+	if (!child) {
+		signal(SIGBUS, SIG_DFL);
+		(void)*at;
+		_exit(0);
+	}
+	TEST_ASSERT(waitpid(child, &status, 0) == child, "No child");
+	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+/*
+ * A hardware error costs one page. Guest and userspace keep the other pages of the folio,
+ * and none of the pages is ever used for anything else.
+ */
+TEST_F(order, one_page_has_a_hardware_error)
+{
+	const long bad = 5;
+	unsigned long pfn;
+	char text[32];
+	char *mem;
+	int fd, r;
+
+	if (access(DEBUGFS "hwpoison/corrupt-pfn", W_OK))
+		SKIP(return, "This kernel lacks CONFIG_HWPOISON_INJECT");
+
+	fd = create(self->vm, self->size, variant->flags, self->order);
+	ASSERT_LE(0, fd);
+	mem = map(fd, self->size);
+	for (long i = 0; i < self->pages; i++)
+		*(u64 *)(mem + i * self->page_size) = page_value(i);
+	pfn = pfn_of(mem);
+	add_slot(self->vm, GPA, self->size, mem, fd, 0);
+	vcpu_arch_set_entry_point(self->vcpu, guest_touch);
+	vcpu_args_set(self->vcpu, 1, GPA + bad * self->page_size);
+	vcpu_run(self->vcpu);
+	ASSERT_EQ(UCALL_DONE, get_ucall(self->vcpu, NULL));
+	if (guest_large_pages(self->vm) >= 0)
+		ASSERT_EQ(1, guest_large_pages(self->vm));
+
+	/* Memory failure kills processes that have the page mapped. */
+	kvm_munmap(mem, self->size);
+	snprintf(text, sizeof(text), "%#lx", pfn + bad);
+	write_file(DEBUGFS "hwpoison/corrupt-pfn", text);
+	ASSERT_TRUE(page_flags(pfn + bad) & BIT_ULL(BIT_HWPOISON));
+	if (guest_large_pages(self->vm) >= 0)
+		EXPECT_EQ(0, guest_large_pages(self->vm));
+
+	vcpu_arch_set_entry_point(self->vcpu, guest_touch);
+	vcpu_args_set(self->vcpu, 1, GPA + bad * self->page_size);
+	r = _vcpu_run(self->vcpu);
+	EXPECT_EQ(-1, r);
+	EXPECT_EQ(EHWPOISON, errno);
+
+	mem = map(fd, self->size);
+	EXPECT_EQ(SIGBUS, signal_of_reading(mem + bad * self->page_size));
+	EXPECT_EQ(0, signal_of_reading(mem + (bad + 1) * self->page_size));
+	EXPECT_EQ(page_value(bad + 1), *(u64 *)(mem + (bad + 1) * self->page_size));
+	EXPECT_EQ(pfn + bad + 1, pfn_of(mem + (bad + 1) * self->page_size));
+
+	vcpu_arch_set_entry_point(self->vcpu, guest_touch);
+	vcpu_args_set(self->vcpu, 1, GPA + (bad + 1) * self->page_size);
+	vcpu_run(self->vcpu);
+	EXPECT_EQ(UCALL_DONE, get_ucall(self->vcpu, NULL));
+	EXPECT_EQ(1, *(u64 *)(mem + (bad + 1) * self->page_size));
+
+	EXPECT_EQ(0, punch(fd, 0, self->size));
+	EXPECT_EQ(self->hides, lookup("/proc/vmstat", "direct_map_leaked") - self->leaked);
+	for (long i = 0; i < self->pages; i++)
+		ASSERT_FALSE(page_flags(pfn + i) & BIT_ULL(BIT_BUDDY));
+	EXPECT_TRUE(page_flags(pfn + bad) & BIT_ULL(BIT_HWPOISON));
+	EXPECT_FALSE(write_file(DEBUGFS "hwpoison/unpoison-pfn", text) && self->hides);
+
+	/* The next folio is another one, without an error. */
+	EXPECT_EQ(0, mem[bad * self->page_size]);
+	EXPECT_NE(pfn, pfn_of(mem));
+	kvm_munmap(mem, self->size);
+	close(fd);
+}
+
+TEST_HARNESS_MAIN
