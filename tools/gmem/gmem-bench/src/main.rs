@@ -11,7 +11,9 @@ mod meter;
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use guest_memfd::{GUEST_MEMFD_FLAG_NO_DIRECT_MAP, supported_flags};
+use guest_memfd::{
+    GUEST_MEMFD_FLAG_NO_DIRECT_MAP, GUEST_MEMFD_FLAG_PAGE_ORDER, pmd_order, supported_flags,
+};
 use kvm_ioctls::Kvm;
 
 use crate::{
@@ -85,8 +87,16 @@ const ROWS: [(Way, &str, End, &str); 5] = [
     ),
 ];
 
+/// A kind of memory.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    flags: u64,
+    order: u32,
+}
+
 /// What a row of each kind costs, in all rounds but the first.
-fn measure(args: &Args, flags: u64, way: Way, end: End) -> Result<(Cost, Cost), Error> {
+fn measure(args: &Args, kind: Kind, way: Way, end: End) -> Result<(Cost, Cost), Error> {
     let (mut come, mut go) = (Cost::default(), Cost::default());
     for round in 0..=args.rounds {
         let vcpus = if let Way::Guest(vcpus) = way {
@@ -94,15 +104,18 @@ fn measure(args: &Args, flags: u64, way: Way, end: End) -> Result<(Cost, Cost), 
         } else {
             1
         };
-        let mut memory = Gmem::new(args.pages, vcpus, flags)?;
+        let mut memory = Gmem::new(args.pages, vcpus, kind.flags, kind.order)?;
         let came = Cost::of(|| match way {
             Way::Touch => memory.touch(),
             Way::Fallocate => {
-                memory.fallocate(0, args.pages)?;
+                memory.fallocate(0, args.pages.next_multiple_of(memory.block()))?;
                 memory.touch()
             }
             Way::PageByPage => {
-                (0..args.pages).try_for_each(|page| memory.fallocate(page, 1))?;
+                let block = memory.block();
+                (0..args.pages)
+                    .step_by(block)
+                    .try_for_each(|page| memory.fallocate(page, block))?;
                 memory.touch()
             }
             Way::Guest(_) => memory.run(),
@@ -129,7 +142,7 @@ fn measure(args: &Args, flags: u64, way: Way, end: End) -> Result<(Cost, Cost), 
 fn measure_after_vfree(args: &Args, flags: u64) -> Result<Cost, Error> {
     let mut come = Cost::default();
     for round in 0..=args.rounds {
-        let time = Gmem::new(args.pages, 1, flags)?.touch_after_vfree()?;
+        let time = Gmem::new(args.pages, 1, flags, 0)?.touch_after_vfree()?;
         if round > 0 {
             come.time += time * SAMPLE as u32;
         }
@@ -186,11 +199,19 @@ fn run(args: &Args) -> Result<(), Error> {
     let supported = supported_flags(&Kvm::new()?.create_vm()?).0;
     let table = Table::new(args);
 
-    for (name, flags) in [
-        ("direct map", 0),
-        ("no direct map", GUEST_MEMFD_FLAG_NO_DIRECT_MAP),
+    let order = pmd_order().unwrap_or(0);
+    let kind = |name, flags, order| Kind { name, flags, order };
+    for kind in [
+        kind("direct map", 0, 0),
+        kind("no direct map", GUEST_MEMFD_FLAG_NO_DIRECT_MAP, 0),
+        kind("direct map 2M", GUEST_MEMFD_FLAG_PAGE_ORDER, order),
+        kind(
+            "no direct map 2M",
+            GUEST_MEMFD_FLAG_NO_DIRECT_MAP | GUEST_MEMFD_FLAG_PAGE_ORDER,
+            order,
+        ),
     ] {
-        if flags & !supported != 0 {
+        if kind.flags & !supported != 0 {
             continue;
         }
         for (way, coming, end, going) in ROWS {
@@ -198,16 +219,16 @@ fn run(args: &Args) -> Result<(), Error> {
             if matches!(way, Way::Guest(2..)) && cfg!(not(target_arch = "x86_64")) {
                 continue;
             }
-            let (come, go) = measure(args, flags, way, end)?;
-            table.row(name, coming, come);
+            let (come, go) = measure(args, kind, way, end)?;
+            table.row(kind.name, coming, come);
             if !going.is_empty() {
-                table.row(name, going, go);
+                table.row(kind.name, going, go);
             }
         }
         // On arm64 a memslot has no arrays in vmalloc() memory.
-        if cfg!(target_arch = "x86_64") {
-            let come = measure_after_vfree(args, flags)?;
-            table.row(name, "user touch after vfree()", come);
+        if cfg!(target_arch = "x86_64") && kind.order == 0 {
+            let come = measure_after_vfree(args, kind.flags)?;
+            table.row(kind.name, "user touch after vfree()", come);
         }
     }
     let (come, go) = measure_secret(args)?;

@@ -40,9 +40,11 @@ fn run(vcpu: &mut VcpuFd) -> Result<(), Error> {
     }
 }
 
-/// A guest, and the guest_memfd that is its memory: a page for its program, and those that are
-/// measured.
+/// A guest, and the guest_memfd that is its memory: a page, or a huge page, for its program, and
+/// those that are measured.
 pub struct Gmem {
+    /// The pages before those that are measured.
+    first: usize,
     pages: usize,
     // In the order of what needs what.
     vcpus: Vec<VcpuFd>,
@@ -52,12 +54,15 @@ pub struct Gmem {
 }
 
 impl Gmem {
-    /// Creates one with `pages` pages to be measured, none of which is there, and `vcpus` vCPUs,
-    /// each of which will touch an equal part of them.
-    pub fn new(pages: usize, vcpus: usize, flags: u64) -> Result<Self, Error> {
+    /// Creates one with `pages` pages to be measured, none of which is there, in blocks of that
+    /// order, and `vcpus` vCPUs, each of which will touch an equal part of them.
+    pub fn new(pages: usize, vcpus: usize, flags: u64, order: u32) -> Result<Self, Error> {
         let vm = Kvm::new()?.create_vm()?;
         let flags = flags | GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-        let memory = GuestMemfd::create(&vm, ((pages + 1) * PAGE_SIZE) as u64, flags)?;
+        let first = 1 << order;
+        let pages = pages.next_multiple_of(first);
+        let size = ((first + pages) * PAGE_SIZE) as u64;
+        let memory = GuestMemfd::create_in_blocks(&vm, size, flags, order)?;
         let mapping = memory.map()?;
         mapping
             .get_slice(0, PAGE_SIZE)?
@@ -71,7 +76,7 @@ impl Gmem {
                 let vcpu = vm.create_vcpu(n as u64)?;
                 let args = Args {
                     source: 0,
-                    target: PAGE_SIZE * (1 + n * part),
+                    target: PAGE_SIZE * (first + n * part),
                     times: part,
                 };
                 tiny_guest::start(&vm, &vcpu, &args).map_err(Error::Start)?;
@@ -79,6 +84,7 @@ impl Gmem {
             })
             .collect::<Result<_, Error>>()?;
         Ok(Self {
+            first,
             pages,
             vcpus,
             vm,
@@ -89,7 +95,7 @@ impl Gmem {
 
     /// Userspace touches all pages.
     pub fn touch(&self) -> Result<(), Error> {
-        touch(&self.mapping, 1, self.pages);
+        touch(&self.mapping, self.first, self.pages);
         Ok(())
     }
 
@@ -99,7 +105,7 @@ impl Gmem {
     /// A memslot that comes and goes has arrays in such memory.
     pub fn touch_after_vfree(&self) -> Result<Duration, Error> {
         let mut time = Duration::ZERO;
-        for page in (1..=self.pages).step_by(SAMPLE) {
+        for page in (self.first..self.first + self.pages).step_by(SAMPLE) {
             for memory_size in [PAGE_SIZE as u64, 0] {
                 let region = kvm_userspace_memory_region {
                     slot: 1,
@@ -137,14 +143,25 @@ impl Gmem {
     /// Allocates `pages` pages from `first`, of those that are measured.
     pub fn fallocate(&self, first: usize, pages: usize) -> Result<(), Error> {
         self.memory
-            .allocate(((first + 1) * PAGE_SIZE) as u64, (pages * PAGE_SIZE) as u64)
+            .allocate(
+                ((self.first + first) * PAGE_SIZE) as u64,
+                (pages * PAGE_SIZE) as u64,
+            )
             .map_err(|e| Error::Call("fallocate", e))
+    }
+
+    /// The pages of a block, which is allocated as a whole.
+    pub fn block(&self) -> usize {
+        1 << self.memory.order()
     }
 
     /// Frees all pages.
     pub fn punch_hole(&self) -> Result<(), Error> {
         self.memory
-            .punch_hole(PAGE_SIZE as u64, (self.pages * PAGE_SIZE) as u64)
+            .punch_hole(
+                (self.first * PAGE_SIZE) as u64,
+                (self.pages * PAGE_SIZE) as u64,
+            )
             .map_err(|e| Error::Call("fallocate", e))
     }
 

@@ -457,26 +457,34 @@ TEST_F(order, guest_gets_the_right_pages)
 {
 	const struct {
 		const char *what;
-		long gpa, offset, pages, large;
+		/* In pages, but for the offset in the file, which is in folios. */
+		long gpa, mem, offset, pages;
+		long large;
 	} slots[] = {
-		{ "all of it", 0, 0, 3 * self->pages, 3 },
-		{ "from the second folio", 0, 1, 2 * self->pages, 2 },
-		{ "shifted by a page", 1, 0, 2 * self->pages, 0 },
-		{ "shifted by half a folio", self->pages / 2, 0, 2 * self->pages, 0 },
-		{ "ends within a folio", 0, 0, 2 * self->pages - 1, 1 },
-		{ "less than a folio", 0, 0, self->pages / 2, 0 },
-		{ "one page", 7, 2, 1, 0 },
+		{ "all of it", 0, 0, 0, 3 * self->pages, 3 },
+		{ "from the second folio", 0, 0, 1, 2 * self->pages, 2 },
+		{ "shifted by a page", 1, 0, 0, 2 * self->pages, 0 },
+		{ "shifted by half a folio", self->pages / 2, 0, 0, 2 * self->pages, 0 },
+		{ "shifted, and so is userspace", 5, 5, 0, 2 * self->pages, 0 },
+		{ "only userspace is shifted", 0, 3, 0, 2 * self->pages, 2 },
+		{ "ends within a folio", 0, 0, 0, 2 * self->pages - 1, 1 },
+		{ "less than a folio", 0, 0, 0, self->pages / 2, 0 },
+		{ "one page", 7, 0, 2, 1, 0 },
 	};
+	char *area = kvm_mmap(5 * self->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 	for (size_t i = 0; i < ARRAY_SIZE(slots); i++) {
 		struct kvm_vcpu *vcpu;
 		struct kvm_vm *vm = vm_create_with_one_vcpu(&vcpu, guest_check);
 		int file = create(vm, 3 * self->size, variant->flags, self->order);
-		char *all = map(file, 3 * self->size);
+		char *all = mmap(align_ptr_up(area, self->size) + slots[i].mem * self->page_size,
+				 3 * self->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+				 file, 0);
 		char *part = all + slots[i].offset * self->size;
 		gpa_t gpa = GPA + slots[i].gpa * self->page_size;
 		long large;
 
+		ASSERT_NE(MAP_FAILED, all);
 		for (long page = 0; page < slots[i].pages; page++)
 			*(u64 *)(part + page * self->page_size) = page_value(page);
 		add_slot(vm, gpa, slots[i].pages * self->page_size, part, file,
@@ -496,10 +504,13 @@ TEST_F(order, guest_gets_the_right_pages)
 			EXPECT_EQ(slots[i].large, large) {
 				TH_LOG("%s", slots[i].what);
 			}
-		kvm_munmap(all, 3 * self->size);
+		/* The fixture counts what is hidden. */
+		ASSERT_EQ(all, mmap(all, 3 * self->size, PROT_NONE,
+				    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 		close(file);
 		kvm_vm_free(vm);
 	}
+	kvm_munmap(area, 5 * self->size);
 }
 
 struct race {
@@ -546,6 +557,27 @@ TEST_F_TIMEOUT(order, faults_race_for_one_folio, LONG)
 	close(fd);
 }
 
+/*
+ * Returns the signal that reading @at ends in, or 0: SIGALRM if it does not end. With
+ * @fail, allocations fail as fail_page_alloc is set up.
+ */
+static int signal_of_reading(volatile char *at, bool fail)
+{
+	int status;
+	pid_t child = fork();
+
+	if (!child) {
+		signal(SIGBUS, SIG_DFL);
+		alarm(20);
+		if (fail)
+			write_file("/proc/self/make-it-fail", "1");
+		(void)*at;
+		_exit(0);
+	}
+	TEST_ASSERT(waitpid(child, &status, 0) == child, "No child");
+	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
 /* If there is no such folio, nothing has changed, and no fault is repeated for ever. */
 TEST_F(order, no_memory_is_an_error)
 {
@@ -555,8 +587,8 @@ TEST_F(order, no_memory_is_an_error)
 		{ "probability", "100" }, { "interval", "1" }, { "times", "-1" },
 		{ "task-filter", "Y" }, { "verbose", "0" },
 	};
-	char path[128], byte = 0;
-	int fd, pipes[2], allocated, alloc_err, wrote, write_err;
+	char path[128];
+	int fd, allocated, alloc_err, signal;
 	char *mem;
 
 	if (access(DEBUGFS "fail_page_alloc", F_OK))
@@ -565,7 +597,6 @@ TEST_F(order, no_memory_is_an_error)
 	fd = create(self->vm, 2 * self->size, variant->flags, self->order);
 	ASSERT_LE(0, fd);
 	mem = map(fd, 2 * self->size);
-	ASSERT_EQ(0, pipe(pipes));
 	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
 		snprintf(path, sizeof(path), "%s%s", dir, settings[i][0]);
 		ASSERT_TRUE(write_file(path, settings[i][1])) {
@@ -575,41 +606,19 @@ TEST_F(order, no_memory_is_an_error)
 	write_file("/proc/self/make-it-fail", "1");
 	allocated = allocate(fd, 0, 2 * self->size);
 	alloc_err = errno;
-	/* The system call copies, so that the fault is an error, not a signal. */
-	wrote = write(pipes[1], mem, 1);
-	write_err = errno;
 	write_file("/proc/self/make-it-fail", "0");
+	signal = signal_of_reading(mem, true);
 	write_file(DEBUGFS "fail_page_alloc/probability", "0");
 
 	EXPECT_EQ(-1, allocated);
 	EXPECT_EQ(ENOMEM, alloc_err);
-	EXPECT_EQ(-1, wrote);
-	EXPECT_EQ(EFAULT, write_err);
+	EXPECT_EQ(SIGBUS, signal);
 	EXPECT_EQ(self->hidden, hidden_pages());
 
 	EXPECT_EQ(0, allocate(fd, 0, 2 * self->size));
-	EXPECT_EQ(1, write(pipes[1], mem, 1));
-	EXPECT_EQ(1, read(pipes[0], &byte, 1));
-	EXPECT_EQ(0, byte);
-	close(pipes[0]);
-	close(pipes[1]);
+	EXPECT_EQ(0, mem[0]);
 	kvm_munmap(mem, 2 * self->size);
 	close(fd);
-}
-
-/* Returns the signal that reading @at ends in, or 0. */
-static int signal_of_reading(volatile char *at)
-{
-	int status;
-	pid_t child = fork();
-
-	if (!child) {
-		signal(SIGBUS, SIG_DFL);
-		(void)*at;
-		_exit(0);
-	}
-	TEST_ASSERT(waitpid(child, &status, 0) == child, "No child");
-	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
 /*
@@ -656,8 +665,8 @@ TEST_F(order, one_page_has_a_hardware_error)
 	EXPECT_EQ(EHWPOISON, errno);
 
 	mem = map(fd, self->size);
-	EXPECT_EQ(SIGBUS, signal_of_reading(mem + bad * self->page_size));
-	EXPECT_EQ(0, signal_of_reading(mem + (bad + 1) * self->page_size));
+	EXPECT_EQ(SIGBUS, signal_of_reading(mem + bad * self->page_size, false));
+	EXPECT_EQ(0, signal_of_reading(mem + (bad + 1) * self->page_size, false));
 	EXPECT_EQ(page_value(bad + 1), *(u64 *)(mem + (bad + 1) * self->page_size));
 	EXPECT_EQ(pfn + bad + 1, pfn_of(mem + (bad + 1) * self->page_size));
 

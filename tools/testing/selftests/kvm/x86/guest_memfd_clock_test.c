@@ -965,6 +965,68 @@ TEST_F(clock, memory_failure_removes_the_alias)
 	EXPECT_EQ(0, aliases(self->vm));
 }
 
+/* Pages of a large folio have an alias each, which goes with any part of the folio. */
+TEST_F(clock, pages_of_a_large_folio_have_aliases)
+{
+	struct kvm_create_guest_memfd args = {
+		.size = 2 * SZ_2M,
+		.flags = FLAGS | GUEST_MEMFD_FLAG_PAGE_ORDER,
+		.page_order = 9,
+	};
+	struct pvclock_vcpu_time_info *at[2];
+	int fd, pages[] = { 5, 511 };
+	char *mem;
+	u64 pfn;
+
+	if (!(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_PAGE_ORDER))
+		SKIP(return, "This kernel lacks GUEST_MEMFD_FLAG_PAGE_ORDER");
+
+	fd = __vm_ioctl(self->vm, KVM_CREATE_GUEST_MEMFD, &args);
+	ASSERT_LE(0, fd);
+	mem = kvm_mmap(2 * SZ_2M, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	vm_set_user_memory_region2(self->vm, LARGE_SLOT, KVM_MEM_GUEST_MEMFD, LARGE_GPA, 2 * SZ_2M,
+				   mem, fd, 0);
+	vcpu_arch_set_entry_point(self->vcpu, guest_sync);
+	for (int i = 0; i < 2; i++) {
+		at[i] = (void *)mem + SZ_2M + pages[i] * PAGE_SIZE;
+		move_clock(self->vcpu, LARGE_GPA + SZ_2M + pages[i] * PAGE_SIZE);
+		run(self->vcpu);
+		EXPECT_NE(0, at[i]->tsc_to_system_mul);
+		EXPECT_LE(1, aliases(self->vm));
+	}
+	for (int page = 0; page < 512; page++) {
+		at[0] = (void *)mem + SZ_2M + page * PAGE_SIZE;
+		EXPECT_EQ(page == pages[0] || page == pages[1], !!at[0]->tsc_to_system_mul);
+	}
+
+	EXPECT_EQ(0, punch(fd, 0, SZ_2M));
+	EXPECT_LE(1, aliases(self->vm));
+	EXPECT_EQ(0, punch(fd, SZ_2M, SZ_2M));
+	EXPECT_EQ(0, aliases(self->vm));
+	EXPECT_EQ(0, at[1]->tsc_to_system_mul);
+	run(self->vcpu);
+	EXPECT_NE(0, at[1]->tsc_to_system_mul);
+
+	if (!access(CORRUPT_PFN, W_OK)) {
+		pfn = pfn_at(fd, SZ_2M);
+		kvm_munmap(mem, 2 * SZ_2M);
+		ASSERT_EQ(1, aliases(self->vm));
+		/* Another page of the folio: it is safe to remove more than that page. */
+		poison(pfn);
+		EXPECT_EQ(0, aliases(self->vm));
+		run(self->vcpu);
+		EXPECT_EQ(1, aliases(self->vm));
+		poison(pfn + pages[1]);
+		EXPECT_EQ(0, aliases(self->vm));
+		run(self->vcpu);
+		EXPECT_EQ(0, aliases(self->vm));
+	} else {
+		kvm_munmap(mem, 2 * SZ_2M);
+	}
+	close(fd);
+	EXPECT_EQ(0, aliases(self->vm));
+}
+
 TEST_F(clock, deleting_the_memslot_removes_the_alias)
 {
 	struct pvclock_vcpu_time_info *other = (void *)self->clock + PAGE_SIZE;
