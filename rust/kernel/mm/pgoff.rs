@@ -31,14 +31,23 @@ use core::ops::Range;
 ///
 /// ```
 /// use kernel::{
-///     mm::pgoff::PageIndex,
+///     mm::pgoff::{
+///         Order,
+///         PageIndex, //
+///     },
 ///     page::PAGE_SIZE, //
 /// };
+///
+/// let four_pages = Order::new(2).ok_or(EINVAL)?;
+/// assert_eq!(PageIndex::new(7).align_down(four_pages), PageIndex::new(4));
+/// assert_eq!(PageIndex::new(7).align_down(Order::PAGE), PageIndex::new(7));
+/// assert!(PageIndex::new(8).is_aligned(four_pages));
 ///
 /// assert_eq!(PageIndex::new(3).offset(), Some(3 * PAGE_SIZE as i64));
 /// assert_eq!(PageIndex::new(usize::MAX).offset(), None);
 /// assert_eq!(PageIndex::from_offset(PAGE_SIZE as i64), Some(PageIndex::new(1)));
 /// assert_eq!(PageIndex::from_offset(1), None);
+/// # Ok::<(), Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(transparent)]
@@ -101,6 +110,7 @@ impl PageIndex {
 /// ```
 /// use kernel::{
 ///     mm::pgoff::{
+///         Order,
 ///         PageIndex,
 ///         PageRange, //
 ///     },
@@ -114,10 +124,16 @@ impl PageIndex {
 /// assert!(pages.intersection(PageRange::from(15..40)).is_empty());
 /// assert!(PageRange::from(15..10).is_empty());
 ///
+/// let four_pages = Order::new(2).ok_or(EINVAL)?;
+/// assert!(PageRange::from(4..12).is_aligned(four_pages));
+/// assert!(!PageRange::from(4..13).is_aligned(four_pages));
+/// assert!(!PageRange::from(5..12).is_aligned(four_pages));
+///
 /// let page = PAGE_SIZE as i64;
 /// assert_eq!(PageRange::from_bytes(3 * page, 2 * page), Some(PageRange::from(3..5)));
 /// assert_eq!(PageRange::from_bytes(1, page), None);
 /// assert_eq!(PageRange::from_bytes(i64::MAX & !(page - 1), page), None);
+/// # Ok::<(), Error>(())
 /// ```
 ///
 /// # Invariants

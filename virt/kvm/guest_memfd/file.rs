@@ -217,7 +217,8 @@ pub(crate) fn check(vm: &Vm, file: &File, offset: u64, count: usize) -> Result<S
     let memory = gmem.inode.data();
     if !first.is_aligned(memory.order())
         || pages.len() != count
-        || pages.end() > range::file_pages(gmem.inode.size()).end() {
+        || pages.end() > range::file_pages(gmem.inode.size()).end()
+    {
         return Err(EINVAL);
     }
 

@@ -19,8 +19,8 @@ use kernel::{
     alloc::{
         self,
         flags::{
-            GFP_HIGHUSER,
             __GFP_NOWARN, //
+            GFP_HIGHUSER,
         }, //
     },
     bindings::GUEST_MEMFD_MAGIC,

@@ -129,6 +129,38 @@ mod tests {
     }
 
     #[test]
+    fn files_have_one_of_two_orders() {
+        let order = |number| file_order(number).map_or(u32::MAX, Order::as_u32);
+        let size = |pages: u64| {
+            let order = file_order(PMD_ORDER).unwrap_or(Order::PAGE);
+            file_size(pages * PAGE_SIZE as u64, order).is_ok()
+        };
+
+        assert_eq!(order(0), 0);
+        assert_eq!(u64::from(order(PMD_ORDER)), PMD_ORDER);
+        for other in [
+            1,
+            PMD_ORDER - 1,
+            PMD_ORDER + 1,
+            PMD_ORDER | 1 << 32,
+            u64::MAX,
+        ] {
+            assert!(file_order(other).is_err());
+        }
+        assert!(size(1 << PMD_ORDER));
+        assert!(size(3 << PMD_ORDER));
+        for pages in [
+            0,
+            1,
+            (1 << PMD_ORDER) - 1,
+            (1 << PMD_ORDER) + 1,
+            1 << (PMD_ORDER - 1),
+        ] {
+            assert!(!size(pages));
+        }
+    }
+
+    #[test]
     fn gfns_are_cut_to_the_memslot() {
         let slot = Placement {
             base_gfn: Gfn(0x100),

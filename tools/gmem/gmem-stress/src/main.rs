@@ -108,7 +108,11 @@ fn run(args: &Args) -> Result<(), Error> {
             modules.reload()?;
         }
 
-        let plan = Plan::new(turns);
+        let mut plan = Plan::new(turns);
+        // A huge page that is leaked on purpose is two MiB less, and soon too many.
+        if functions.is_some() {
+            plan = plan.in_pages();
+        }
         let (result, injected) = match &injector {
             Some(injector) => injector.fail_nth(nth, || plan.run())?,
             None => (plan.run(), false),

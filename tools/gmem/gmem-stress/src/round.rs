@@ -3,7 +3,8 @@
 //! One guest, from creation to end.
 
 use guest_memfd::{
-    GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_NO_DIRECT_MAP, GuestMemfd,
+    GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_NO_DIRECT_MAP,
+    GUEST_MEMFD_FLAG_PAGE_ORDER, GuestMemfd, pmd_order, supported_flags,
 };
 use kvm_ioctls::{Kvm, VmFd};
 use tiny_guest::{Args, Program};
@@ -13,6 +14,7 @@ use crate::{Error, call};
 
 pub const PAGE_SIZE: usize = 4096;
 pub const PAGE: u64 = PAGE_SIZE as u64;
+/// The pages that the guest touches.
 const PAGES: usize = 16;
 
 /// What KVM_CREATE_VM takes. On arm64 KVM goes over all of the address space when a VM ends, which
@@ -36,11 +38,12 @@ pub struct Plan {
     hidden: bool,
     allocate_first: bool,
     close_bound: bool,
+    huge: bool,
 }
 
 impl Plan {
     /// How many there are.
-    pub const KINDS: u8 = 8;
+    pub const KINDS: u8 = 16;
 
     /// The one with that number.
     pub fn new(number: u32) -> Self {
@@ -48,6 +51,15 @@ impl Plan {
             hidden: number & 1 == 0,
             allocate_first: number & 2 != 0,
             close_bound: number & 4 != 0,
+            huge: number & 8 != 0,
+        }
+    }
+
+    /// The same in single pages.
+    pub fn in_pages(self) -> Self {
+        Self {
+            huge: false,
+            ..self
         }
     }
 
@@ -58,18 +70,22 @@ impl Plan {
         if self.hidden {
             flags |= GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
         }
-        let memory = GuestMemfd::create(&vm, ((PAGES + 1) * PAGE_SIZE) as u64, flags)?;
+        let order = pmd_order()
+            .filter(|_| self.huge && supported_flags(&vm).0 & GUEST_MEMFD_FLAG_PAGE_ORDER != 0)
+            .unwrap_or(0);
+        // A block for the program, and blocks for the rest.
+        let block = PAGE << order;
+        let rest = (PAGES as u64 * PAGE).next_multiple_of(block);
+        let memory = GuestMemfd::create_in_blocks(&vm, block + rest, flags, order)?;
         let mapping = memory.map()?;
         // SAFETY: The mapping is of this memory, and outlives the VM or its slot.
         unsafe { memory.bind(&vm, 0, 0, &mapping)? };
 
         if self.allocate_first {
-            memory
-                .allocate(PAGE, PAGES as u64 * PAGE)
-                .map_err(call("fallocate"))?;
+            memory.allocate(block, rest).map_err(call("fallocate"))?;
         }
         // By a system call, which fails if there is no memory, where a touch would be a signal.
-        memory.allocate(0, PAGE).map_err(call("fallocate"))?;
+        memory.allocate(0, block).map_err(call("fallocate"))?;
         mapping
             .get_slice(0, PAGE_SIZE)?
             .write_slice(Program::Touch.code(), 0)?;
@@ -77,7 +93,7 @@ impl Plan {
         let mut vcpu = vm.create_vcpu(0).map_err(call("KVM_CREATE_VCPU"))?;
         let args = Args {
             source: 0,
-            target: PAGE_SIZE,
+            target: block as usize,
             times: PAGES,
         };
         tiny_guest::start(&vm, &vcpu, &args).map_err(|e| call(e.call)(e.source))?;
@@ -87,7 +103,7 @@ impl Plan {
         }
 
         memory
-            .punch_hole(PAGE, PAGES as u64 / 2 * PAGE)
+            .punch_hole(block, (rest / 2).next_multiple_of(block))
             .map_err(call("fallocate"))?;
         if !self.close_bound {
             GuestMemfd::unbind(&vm, 0)?;
