@@ -397,6 +397,77 @@ TEST_F(order, userspace_maps_a_pmd)
 	close(fd);
 }
 
+/* Returns the direct map's lines in debugfs, with the size and flags of all entries, or NULL. */
+static char *direct_map(void)
+{
+	size_t len = 0;
+	char line[256];
+	char *text = NULL;
+	bool inside = false;
+	FILE *f, *out;
+
+	f = fopen(DEBUGFS "page_tables/kernel", "r");
+	if (!f)
+		f = fopen(DEBUGFS "kernel_page_tables", "r");
+	if (!f)
+		return NULL;
+	out = open_memstream(&text, &len);
+	while (fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, "---[", 4))
+			inside = strstr(line, "Low Kernel Mapping") ||
+				 strstr(line, "Linear Mapping start");
+		else if (inside)
+			fputs(line, out);
+	}
+	fclose(out);
+	fclose(f);
+	return text;
+}
+
+static void touch_with_userspace_and_guest(struct kvm_vm *vm, struct kvm_vcpu *vcpu,
+					   int fd, size_t size)
+{
+	char *mem = map(fd, size);
+
+	for (size_t i = 0; i < size / 2; i += SZ_64K)
+		mem[i] = 1;
+	add_slot(vm, GPA, size, mem, fd, 0);
+	for (size_t i = size / 2; i < size; i += size / 8) {
+		vcpu_arch_set_entry_point(vcpu, guest_touch);
+		vcpu_args_set(vcpu, 1, GPA + i);
+		vcpu_run(vcpu);
+		TEST_ASSERT(get_ucall(vcpu, NULL) == UCALL_DONE, "The guest is not done");
+	}
+	kvm_munmap(mem, size);
+}
+
+/* Nothing was split: in the end, each entry has the size and the flags that it had. */
+TEST_F(order, the_direct_map_is_as_it_was)
+{
+	const size_t size = 32 * self->size;
+	int fd = create(self->vm, size, variant->flags, self->order);
+	char *before = direct_map(), *now;
+
+	ASSERT_LE(0, fd);
+	now = direct_map();
+	if (!before || strcmp(before, now))
+		SKIP(free(before); free(now); close(fd); return,
+		     "not only such memory leaves the direct map here");
+	free(now);
+	touch_with_userspace_and_guest(self->vm, self->vcpu, fd, size);
+	EXPECT_LE(self->hidden + self->hides, hidden_pages());
+	now = direct_map();
+	EXPECT_EQ(!self->hides, !strcmp(before, now));
+	free(now);
+
+	vm_set_user_memory_region2(self->vm, SLOT, KVM_MEM_GUEST_MEMFD, GPA, 0, NULL, -1, 0);
+	close(fd);
+	now = direct_map();
+	EXPECT_EQ(0, strcmp(before, now));
+	free(now);
+	free(before);
+}
+
 /* A mapping that is not aligned as the file is works, with small entries. */
 TEST_F(order, userspace_may_map_it_unaligned)
 {
