@@ -205,6 +205,18 @@ static void folio_leak(struct folio *folio)
 	count_vm_events(DIRECT_MAP_LEAKED, folio_nr_pages(folio));
 }
 
+/* Memory failure marks the page at once, and a large folio only later. */
+static bool folio_has_error(struct folio *folio)
+{
+	long i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		if (PageHWPoison(folio_page(folio, i)))
+			return true;
+	}
+	return false;
+}
+
 /**
  * folio_restore_or_leak() - Restore a folio, or ensure that it is never freed.
  * @folio: The folio, as for folio_restore_direct_map().
@@ -223,7 +235,7 @@ bool folio_restore_or_leak(struct folio *folio)
 {
 	int err;
 
-	if (likely(!folio_contain_hwpoisoned_page(folio))) {
+	if (likely(!folio_has_error(folio))) {
 		err = folio_restore_direct_map(folio);
 		if (likely(!err))
 			return true;
@@ -243,7 +255,7 @@ bool folio_restore_or_leak(struct folio *folio)
  * Restores the folio and scrubs it before anything else can allocate it. If it
  * cannot be restored, it is leaked, and if possible removed from the LRU and
  * uncharged, so that it does not pin a dead memory cgroup. Memory failure has
- * done that for a folio with a hardware error.
+ * done that for a small folio with a hardware error.
  *
  * Context: Process context, may sleep. No lock of the page cache is held.
  */

@@ -98,7 +98,7 @@ pub(crate) static MOUNT: WhileVms<Mount<Memory>> = WhileVms::new();
 /// The flags with which folios are allocated.
 pub(crate) const GFP: alloc::Flags = GFP_HIGHUSER;
 
-/// Allocates a folio for `index`, on the node that the memory policy asks for.
+/// Allocates a folio that begins at `index`, on the node that the memory policy asks for.
 ///
 /// # Errors
 ///
@@ -132,7 +132,7 @@ pub(crate) fn get_folio(
             Err(err) => return Err(err),
         }
         let first = index.align_down(inode.data().order());
-        match mapping.add_folio(alloc_folio(inode, index)?, first, GFP) {
+        match mapping.add_folio(alloc_folio(inode, first)?, first, GFP) {
             Ok(folio) => return Ok((folio, true)),
             // Another task added one meanwhile.
             Err(err) if err.error == EEXIST => {}
