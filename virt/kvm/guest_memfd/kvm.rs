@@ -485,8 +485,8 @@ impl Slot {
         }
     }
 
-    /// Returns the largest order in which `gfn` can be mapped: that of its folio, if the folio is in
-    /// the memslot, and has the same alignment in the guest as in the file.
+    /// Returns the largest order in which `gfn` can be mapped: that of its folio, if the folio is
+    /// in the memslot, and has the same alignment in the guest as in the file.
     pub(crate) fn max_order(&self, gfn: Gfn) -> Order {
         // SAFETY: The slot is valid.
         let order = unsafe { bindings::gmem_slot_max_order(self.as_ptr(), gfn.as_u64()) };

@@ -682,10 +682,11 @@ static unsigned long phys_addr(void *mem)
  * In other mappings, soft offline drops a clean page that was only read, and migrates
  * one that was written to. A guest may have either of them mapped.
  */
-static void soft_offline(struct __test_metadata *_metadata, FIXTURE_DATA(gmem) *self, u64 flags)
+static void soft_offline(struct __test_metadata *_metadata, struct kvm_vm *vm, u64 flags)
 {
-	unsigned long addr, hidden = flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP ? 1 : 0;
-	int fd = vm_create_guest_memfd(self->vm, SIZE, flags);
+	long expected = hidden_pages() + !!(flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+	int fd = vm_create_guest_memfd(vm, SIZE, flags);
+	unsigned long addr;
 	char *mem = map(fd), text[32];
 
 	for (int written = 0; written <= 1; written++) {
@@ -697,7 +698,7 @@ static void soft_offline(struct __test_metadata *_metadata, FIXTURE_DATA(gmem) *
 		kvm_munmap(mem, SIZE);
 
 		EXPECT_FALSE(write_file("/sys/devices/system/memory/soft_offline_page", text));
-		EXPECT_EQ(self->hidden + hidden, hidden_pages());
+		EXPECT_EQ(expected, hidden_pages());
 		mem = map(fd);
 		EXPECT_EQ(written ? 0x5a : 0, READ_ONCE(*mem));
 		EXPECT_EQ(addr, phys_addr(mem));
@@ -711,8 +712,8 @@ TEST_F(gmem, soft_offline_neither_drops_nor_moves_a_page)
 	if (access("/sys/devices/system/memory/soft_offline_page", W_OK))
 		SKIP(return, "This kernel lacks CONFIG_MEMORY_HOTPLUG");
 
-	soft_offline(_metadata, self, FLAGS);
-	soft_offline(_metadata, self, FLAGS & ~GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
+	soft_offline(_metadata, self->vm, FLAGS);
+	soft_offline(_metadata, self->vm, FLAGS & ~GUEST_MEMFD_FLAG_NO_DIRECT_MAP);
 }
 
 /*

@@ -194,17 +194,17 @@ static u64 page_value(u64 page)
 static void guest_check(gpa_t gpa, u64 pages, u64 page_size)
 {
 	for (u64 i = 0; i < pages; i++) {
-		volatile u64 *word = (void *)(gpa + i * page_size);
+		u64 *word = (void *)(gpa + i * page_size);
 
-		GUEST_ASSERT_EQ(*word, page_value(i));
-		*word = ~page_value(i);
+		GUEST_ASSERT_EQ(READ_ONCE(*word), page_value(i));
+		WRITE_ONCE(*word, ~page_value(i));
 	}
 	GUEST_DONE();
 }
 
 static void guest_touch(gpa_t gpa)
 {
-	*(volatile u64 *)gpa = 1;
+	WRITE_ONCE(*(u64 *)gpa, 1);
 	GUEST_DONE();
 }
 
@@ -599,7 +599,7 @@ static void *touch_thread(void *arg)
 
 	for (int i = 0; i < race->rounds; i++) {
 		pthread_barrier_wait(&race->barrier);
-		*(volatile char *)race->mem = 1;
+		WRITE_ONCE(*race->mem, 1);
 		pthread_barrier_wait(&race->barrier);
 	}
 	return NULL;
@@ -634,7 +634,7 @@ TEST_F_TIMEOUT(order, faults_race_for_one_folio, LONG)
  * Returns the signal that reading @at ends in, or 0: SIGALRM if it does not end. With
  * @fail, allocations fail as fail_page_alloc is set up.
  */
-static int signal_of_reading(volatile char *at, bool fail)
+static int signal_of_reading(char *at, bool fail)
 {
 	int status;
 	pid_t child = fork();
@@ -644,7 +644,7 @@ static int signal_of_reading(volatile char *at, bool fail)
 		alarm(20);
 		if (fail)
 			write_file("/proc/self/make-it-fail", "1");
-		(void)*at;
+		(void)READ_ONCE(*at);
 		_exit(0);
 	}
 	TEST_ASSERT(waitpid(child, &status, 0) == child, "No child");
