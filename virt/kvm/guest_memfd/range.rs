@@ -133,7 +133,7 @@ mod tests {
         let order = |number| file_order(number).map_or(u32::MAX, Order::as_u32);
         let size = |pages: u64| {
             let order = file_order(PMD_ORDER).unwrap_or(Order::PAGE);
-            file_size(pages * PAGE_SIZE as u64, order).is_ok()
+            file_size(pages.wrapping_mul(PAGE_SIZE as u64), order).is_ok()
         };
 
         assert_eq!(order(0), 0);
