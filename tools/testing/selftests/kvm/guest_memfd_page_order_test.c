@@ -157,10 +157,11 @@ static long guest_large_pages(struct kvm_vm *vm)
 	return kvm_is_tdp_enabled() ? vm_get_stat(vm, pages_2m) : -1;
 }
 #else
-/* Counts the block entries of stage 2. Returns -1 if debugfs does not show them. */
+/* Counts the block entries of stage 2, all of one size. Returns -1 if debugfs lacks them. */
 static long guest_large_pages(struct kvm_vm *vm)
 {
 	char path[300], line[256], name[32];
+	unsigned long start, end;
 	struct dirent *entry;
 	long blocks = -1;
 	FILE *f;
@@ -175,8 +176,11 @@ static long guest_large_pages(struct kvm_vm *vm)
 		f = fopen(path, "r");
 		if (!f)
 			continue;
-		for (blocks = 0; fgets(line, sizeof(line), f); )
-			blocks += !!strstr(line, "BLK");
+		/* A line is for all adjacent entries that are alike. */
+		for (blocks = 0; fgets(line, sizeof(line), f); ) {
+			if (strstr(line, "BLK") && sscanf(line, "0x%lx-0x%lx", &start, &end) == 2)
+				blocks += (end - start) / pmd_size();
+		}
 		fclose(f);
 	}
 	if (d)
