@@ -19,8 +19,8 @@ use kernel::{
     alloc::{
         self,
         flags::{
-            __GFP_NOWARN, //
-            GFP_HIGHUSER,
+            __GFP_NOWARN,
+            GFP_HIGHUSER, //
         }, //
     },
     bindings::GUEST_MEMFD_MAGIC,
@@ -102,7 +102,7 @@ pub(crate) const GFP: alloc::Flags = GFP_HIGHUSER;
 ///
 /// # Errors
 ///
-/// `ENOMEM`. A large folio is often not to be had, so the allocator does not warn.
+/// `ENOMEM`. There may be no large folio although memory is free, so the allocator does not warn.
 pub(crate) fn alloc_folio(inode: &Inode<Memory>, index: PageIndex) -> Result<NewFolio<Init>> {
     let memory = inode.data();
     let gfp = match memory.order() {

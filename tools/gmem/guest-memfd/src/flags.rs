@@ -150,10 +150,14 @@ pub fn supported_flags(vm: &VmFd) -> Flags {
 pub fn pmd_order() -> Option<u32> {
     let size =
         std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?;
-    // SAFETY: It has no effect on memory.
-    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
-    let pages = size.trim().parse::<u64>().ok()?.checked_div(page)?;
+    let pages = size.trim().parse::<u64>().ok()?.checked_div(page_size())?;
     (pages.is_power_of_two() && pages > 1).then(|| pages.ilog2())
+}
+
+/// The size of a page, in bytes.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: It has no effect on memory.
+    (unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) as u64
 }
 
 /// What the capability's value says; a negative one is an error.

@@ -10,7 +10,7 @@ use vm_memory::{
 
 use crate::{
     Error, GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GUEST_MEMFD_FLAG_PAGE_ORDER,
-    GuestMemfd, pmd_order, supported_flags,
+    GuestMemfd, flags::page_size, pmd_order, supported_flags,
 };
 
 /// The flags that it takes to map the file.
@@ -19,7 +19,7 @@ const SHARED: u64 = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
 /// Whether a guest's memory comes in huge pages: 2 MiB, with pages of 4 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HugePages {
-    /// If they are to be had, else in single pages.
+    /// If there are enough of them, else in single pages.
     Auto,
     /// Or not at all.
     On,
@@ -63,8 +63,7 @@ impl GuestRam {
     /// allocates all of it. [`GuestMemfd::order`] of [`file`](Self::file) says what came of it.
     ///
     /// A huge page that is missing later would end the guest, so it is now or never. `progress` is
-    /// called with the bytes that are allocated and the bytes of all; it may be called again from
-    /// zero, for another file.
+    /// called with the bytes that are allocated and the bytes of all.
     ///
     /// # Errors
     ///
@@ -97,8 +96,7 @@ impl GuestRam {
         let order = pmd_order()
             .filter(|_| supported_flags(vm).0 & GUEST_MEMFD_FLAG_PAGE_ORDER != 0)
             .ok_or(Error::NoHugePages("this kernel does not have them"))?;
-        // SAFETY: It has no effect on memory.
-        let block = (unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64) << order;
+        let block = page_size() << order;
         if ranges.iter().any(|(_, len)| len % block != 0) {
             return Err(Error::NoHugePages("the ranges are not multiples of them"));
         }

@@ -88,9 +88,9 @@ static char *map(int fd, size_t size)
 /* The size of a PMD, and its order, as far as userspace can know them. */
 static unsigned long pmd_size(void)
 {
-	return lookup("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "") > 0 ?
-		lookup("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "") :
-		getpagesize() / sizeof(u64) * getpagesize();
+	long size = lookup("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "");
+
+	return size > 0 ? size : getpagesize() / sizeof(u64) * getpagesize();
 }
 
 static int create(struct kvm_vm *vm, u64 size, u64 flags, u64 order)
