@@ -466,7 +466,8 @@ mod tests {
             pages += 1;
         }
         let too_many = batch.push(secret(0)?, PageIndex::new(pages)).is_err();
-        let result = mapping.space().add_batch(batch);
+        let result = mapping.space().add_batch(&mut batch);
+        let full = batch.is_full();
 
         let mut absent = 0;
         for index in 0..pages {
@@ -479,6 +480,7 @@ mod tests {
 
         assert!(too_many);
         assert!(result.is_ok());
+        assert!(!full);
         assert!(pages > 8);
         assert_eq!(absent, pages);
         assert!(winner_stays);
@@ -492,7 +494,7 @@ mod tests {
         let mapping = Mapping::ordinary()?;
         let mut batch = FolioBatch::new();
         batch.push(secret(0)?, PageIndex::new(0))?;
-        let error = mapping.space().add_batch(batch).err();
+        let error = mapping.space().add_batch(&mut batch).err();
         let empty = mapping.lock(0).is_err();
         drop(mapping);
 

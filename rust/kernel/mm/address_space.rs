@@ -228,7 +228,8 @@ impl AddressSpace {
         Ok(folio)
     }
 
-    /// Adds single pages, with one TLB flush for all, and marks them up to date.
+    /// Adds single pages, with one TLB flush for all, and marks them up to date. The batch is empty
+    /// afterwards, also after an error.
     ///
     /// Only if this address space has [no direct map]: for others [`add_folio`] costs the same. May
     /// sleep. Where an index has a folio already, that one stays, and the new one is freed.
@@ -244,9 +245,10 @@ impl AddressSpace {
     /// [`ENOMEM`]: crate::error::code::ENOMEM
     // Inline, since the C function is exported to kvm only: the kernel crate must not export it on.
     #[inline]
-    pub fn add_batch(&self, mut batch: FolioBatch) -> Result {
+    pub fn add_batch(&self, batch: &mut FolioBatch) -> Result {
         // SAFETY: The address space is valid.
         if unsafe { bindings::mapping_min_folio_order(self.as_ptr()) } > 0 {
+            *batch = FolioBatch::new();
             return Err(EINVAL);
         }
         // INVARIANT: `filemap_add_batch` consumes the references and leaves the batch empty.

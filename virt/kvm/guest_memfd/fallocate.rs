@@ -108,7 +108,7 @@ fn allocate_batch(inode: &Inode<Memory>, mut pages: PageRange) -> Result<PageInd
     }
 
     // Add those for which there was memory, in any case.
-    mapping.add_batch(batch)?;
+    mapping.add_batch(&mut batch)?;
     result?;
     Ok(pages.start())
 }
