@@ -15,8 +15,9 @@
 //! The page cache unmaps a folio from userspace before it removes it. It knows nothing of others
 //! that map the folio by its page frame number, such as KVM, which maps it into a guest without a
 //! reference. If one of them went on using a folio that was freed, it would write to memory of the
-//! next owner. So the file system says in [`InodeData::unmap`] how to keep them away, and removing
-//! folios takes three steps, of which the types do not let a caller skip the second:
+//! next owner. So the file system implements [`InodeData::unmap`], which unmaps pages from such
+//! users and keeps them unmapped. Removing folios takes three steps, and the types ensure that none
+//! is skipped:
 //!
 //! 1. [`Inode::invalidate_lock`] returns an [`InodeGuard`];
 //! 2. [`InodeGuard::unmap`] unmaps a range and returns an [`Unmapped`], which knows the range;

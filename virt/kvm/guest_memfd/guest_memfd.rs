@@ -10,11 +10,11 @@
 //! An *inode* is the memory. An open *file* of it is one virtual machine's view of the memory: its
 //! *memslots*, each bound to a range of pages.
 //!
-//! KVM maps pages into stage 2 without a reference to the folio. It also maps pages into
-//! `gfn_to_pfn_cache`s, and must not access those after they left the file. Two protocols make that
-//! safe: a guest fault retries if pages were unmapped since it asked for one
-//! ([`kvm`], "Invalidation"), and folios are removed only from pages that were unmapped, and cannot
-//! be mapped again meanwhile ([`kernel::fs::inode`], "Removing folios").
+//! KVM maps pages into stage 2 without a reference to the folio. For its own access it maps some
+//! pages with a `gfn_to_pfn_cache`. Neither may be used after a page left the file, and two
+//! protocols ensure that. A guest fault retries if its page was unmapped after the fault began to
+//! look it up ([`kvm`], "Invalidation"). Folios are removed only after their pages were unmapped,
+//! and while they cannot be mapped again ([`kernel::fs::inode`], "Removing folios").
 //!
 //! # Files of this crate
 //!
@@ -48,13 +48,15 @@
 //!   [`file::bind`], [`memslots::Files::bind`].
 //! * `kvm_free_memslot()` calls `kvm_gmem_unbind()`: [`file::unbind`].
 //! * Stage 2 faults, `gfn_to_pfn_cache` (`pfncache_gmem.c`) and some code of the architectures call
-//!   `kvm_gmem_get_pfn()`: [`guest_fault::get_pfn`], which takes the page from
-//!   [`inode::get_folio`].
+//!   `kvm_gmem_get_pfn()`: [`guest_fault::get_pfn`], which checks, without a lock, that the memslot
+//!   is still bound ([`memslots::View::is_bound`]), and takes the page from [`inode::get_folio`].
 //! * TDX and SNP call `kvm_gmem_populate()`: `populate::populate`.
 //!
 //! The VFS calls [`file::GuestMemfd`], the operations on a file:
 //!
-//! * `fallocate()`: [`fallocate::fallocate`], which also punches holes;
+//! * `fallocate()`: [`fallocate::fallocate`], which also punches holes: under the `invalidate_lock`
+//!   it unmaps the pages from stage 2 and then from `gfn_to_pfn_cache`s ([`invalidate::unmap`]),
+//!   removes the folios (`kvm::reclaim` for each), and then lets guests map the pages again;
 //! * `mmap()` and page faults: [`user_fault`];
 //! * `release()`, after the last reference to a file was put: unmaps the guest, and unbinds all
 //!   memslots of the file.
@@ -88,12 +90,17 @@
 //! | the maple tree's, in       | binding, unbinding, going     | -                             |
 //! | [`memslots`]               | over the memslots of a range  |                               |
 //!
-//! Here a page fault of userspace or of a guest takes the folio lock only. Its caller holds the
-//! mmap lock or the VMA lock, or `kvm->srcu`, and takes `mmu_lock` after that.
+//! The `invalidate_lock` protects the bindings ([`memslots::Files`]). Whoever unmaps pages reads
+//! them under it; guest faults read them without a lock. The maple tree's lock is taken within it,
+//! for single accesses.
 //!
-//! Memory failure holds the folio lock before it looks for guests that have the page mapped, which
-//! is the wrong order. So it only tries to take the `invalidate_lock`; if that fails, a work item
-//! unmaps the page.
+//! A page fault takes the folio lock only. The caller of a userspace fault holds the mmap lock or
+//! the VMA lock. The caller of a guest fault holds `kvm->srcu` or `slots_lock`, and takes
+//! `mmu_lock` when it has the page, after the folio was unlocked.
+//!
+//! Memory failure calls with the folio lock held, but the `invalidate_lock`, which unmapping from
+//! guests needs, comes before that. So it only tries to take it; if that fails, a work item unmaps
+//! the page.
 //!
 //! [`virt/kvm/guest_memfd.c`]: srctree/virt/kvm/guest_memfd.c
 //! [`Folio`]: kernel::mm::folio::Folio

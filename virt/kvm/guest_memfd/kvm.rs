@@ -22,15 +22,14 @@
 //! 2. [`Unmapping::unmap`] unmaps memslots from stage 2.
 //! 3. [`Unmapping::finish`] flushes the guest's TLBs and unlocks. The guest no longer uses the
 //!    memory.
-//! 4. When the [`Invalidation`] is dropped, guest faults can succeed again.
+//! 4. [`Vm::unmap_pfncaches`] unmaps the pages from `gfn_to_pfn_cache`s, through which KVM itself
+//!    accesses some guest pages (`virt/kvm/pfncache_gmem.c`). They are not mapped again while there
+//!    is an [`Invalidation`].
+//! 5. When the [`Invalidation`] is dropped, guest faults can succeed again.
 //!
-//! This works because a guest fault reads `mmu_invalidate_seq` before it asks for a page, and
-//! retries if, when it holds `mmu_lock` to map the page, an invalidation of this page has started
-//! and not ended, or any has ended since.
-//!
-//! KVM itself accesses some guest pages through `gfn_to_pfn_cache`. [`Vm::unmap_pfncaches`] unmaps
-//! those (`virt/kvm/pfncache_gmem.c`), and they are not mapped again while there is an
-//! [`Invalidation`].
+//! A guest fault reads `mmu_invalidate_seq` before it asks for a page. Before it maps the page,
+//! with `mmu_lock` held, it retries if an invalidation of this page is in progress, or if any
+//! invalidation ended after that read.
 //!
 //! C header: [`virt/kvm/guest_memfd/kvm.h`](srctree/virt/kvm/guest_memfd/kvm.h)
 //!

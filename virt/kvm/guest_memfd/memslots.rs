@@ -10,8 +10,8 @@
 //! inode. So a file has two types for its bindings:
 //!
 //! * [`View`] is the data of the file. It only answers whether one page is bound.
-//! * [`BoundView`] is the other half, with the methods that need the lock. [`Files`] is the list of
-//!   those of all files of an inode, and the data that the `invalidate_lock` protects.
+//! * [`BoundView`] has the methods that need the lock. [`Files`], the data that the
+//!   `invalidate_lock` protects, is the list of the [`BoundView`]s of all files of an inode.
 
 use crate::kvm::{
     BoundSlot,
