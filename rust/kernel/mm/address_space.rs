@@ -54,8 +54,7 @@ use core::{
     cell::UnsafeCell,
     ops::{
         Deref,
-        DerefMut,
-        Range, //
+        DerefMut, //
     },
     pin::Pin,
     ptr::NonNull, //
@@ -292,18 +291,6 @@ impl AddressSpace {
         let folio = unsafe { ARef::from_raw(folio.cast()) };
         // SAFETY: It locked the folio, which is in the page cache of `self`.
         Ok(unsafe { LockedFolio::new(folio) })
-    }
-
-    /// Unmaps `pages` from userspace. They can be mapped again, by page faults.
-    #[inline]
-    pub fn unmap_from_userspace(&self, pages: PageRange) {
-        let Range { start, end } = pages.into();
-
-        if start < end {
-            let count = end.wrapping_sub(start);
-            // SAFETY: The address space is valid.
-            unsafe { bindings::unmap_mapping_pages(self.as_ptr(), start, count, false) };
-        }
     }
 
     /// Takes the `invalidate_lock` for writing. May sleep.

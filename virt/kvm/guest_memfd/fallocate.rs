@@ -73,8 +73,7 @@ fn allocate(inode: &Inode<Memory>, mut pages: PageRange) -> Result {
         let next = if inode.mapping().no_direct_map() && inode.data().order() == Order::PAGE {
             allocate_batch(inode, pages)?
         } else {
-            let (folio, _) = get_folio(inode, pages.start())?;
-            folio.pages().end()
+            get_folio(inode, pages.start())?.pages().end()
         };
         pages = pages.tail(next);
         cond_resched();

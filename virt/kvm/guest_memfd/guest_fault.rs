@@ -46,8 +46,6 @@ pub(crate) struct GuestPage<F> {
     pub(crate) pfn: Pfn,
     /// The largest order in which the guest can map the page.
     pub(crate) max_order: Order,
-    /// Whether the page was added to the page cache for this.
-    pub(crate) added: bool,
 }
 
 /// Returns the page behind `gfn`, which is in `slot`. `gmem` is the file that the slot had.
@@ -69,7 +67,7 @@ pub(crate) fn lock_page<'a>(
         return Err(EIO);
     }
 
-    let (folio, added) = get_folio(gmem.inode, index)?;
+    let folio = get_folio(gmem.inode, index)?;
     if folio.is_page_hwpoisoned(index) {
         return Err(EHWPOISON);
     }
@@ -84,7 +82,6 @@ pub(crate) fn lock_page<'a>(
         max_order,
         folio,
         index,
-        added,
     })
 }
 
@@ -95,7 +92,7 @@ pub(crate) fn lock_page<'a>(
 /// # Errors
 ///
 /// Those of [`lock_page`] and of the architecture. `EIO` if populating the page failed: it may hold
-/// a part of the data, which the guest must not get.
+/// a part of the data.
 pub(crate) fn get_pfn(gmem: Opened<'_>, slot: &Slot, gfn: Gfn) -> Result<GuestPage<ARef<Folio>>> {
     let page = lock_page(gmem, slot, gfn)?;
 
@@ -110,6 +107,5 @@ pub(crate) fn get_pfn(gmem: Opened<'_>, slot: &Slot, gfn: Gfn) -> Result<GuestPa
         index: page.index,
         pfn: page.pfn,
         max_order: page.max_order,
-        added: page.added,
     })
 }

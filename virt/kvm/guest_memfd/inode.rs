@@ -20,6 +20,7 @@ use kernel::{
         self,
         flags::{
             __GFP_NOWARN,
+            __GFP_RETRY_MAYFAIL,
             GFP_HIGHUSER, //
         }, //
     },
@@ -46,8 +47,16 @@ use kernel::{
         }, //
     },
     prelude::*,
-    sync::ArcBorrow, //
+    sync::{
+        new_mutex,
+        ArcBorrow,
+        Mutex, //
+    },
 };
+use pin_init::pin_init_array_from_fn;
+
+/// The number of locks with which large folios are allocated.
+const ALLOC_LOCKS: usize = 8;
 
 /// The data of an inode.
 #[pin_data]
@@ -56,6 +65,8 @@ pub(crate) struct Memory {
     order: Order,
     #[pin]
     policy: SharedPolicy,
+    #[pin]
+    alloc_locks: [Mutex<()>; ALLOC_LOCKS],
 }
 
 impl Memory {
@@ -65,6 +76,7 @@ impl Memory {
             flags,
             order,
             policy <- SharedPolicy::new(),
+            alloc_locks <- pin_init_array_from_fn(|_| new_mutex!((), "Memory::alloc_locks")),
         })
     }
 
@@ -76,6 +88,16 @@ impl Memory {
     /// Returns the order of the folios.
     pub(crate) fn order(&self) -> Order {
         self.order
+    }
+
+    /// Returns the lock to be held while the large folio that begins at `first` is allocated.
+    ///
+    /// Tasks that need the same folio wait for the first one. There may be memory for no other, and
+    /// each would zap it, and flush all TLBs.
+    fn alloc_lock(&self, first: PageIndex) -> &Mutex<()> {
+        let block = first.as_usize().wrapping_shr(self.order.as_u32());
+
+        &self.alloc_locks[block % ALLOC_LOCKS]
     }
 
     /// Returns the memory policies.
@@ -107,33 +129,35 @@ pub(crate) fn alloc_folio(inode: &Inode<Memory>, index: PageIndex) -> Result<New
     let memory = inode.data();
     let gfp = match memory.order() {
         Order::PAGE => GFP,
-        _ => GFP | __GFP_NOWARN,
+        _ => GFP | __GFP_NOWARN | __GFP_RETRY_MAYFAIL,
     };
 
     Ok(memory.policy().alloc_zeroed(index, memory.order(), gfp)?)
 }
 
-/// Returns the folio at `index`, and whether it was added by this call. It is added if there is
-/// none.
+/// Returns the folio at `index`, which is added if there is none.
 ///
 /// # Errors
 ///
 /// `ENOMEM`.
-pub(crate) fn get_folio(
-    inode: &Inode<Memory>,
-    index: PageIndex,
-) -> Result<(LockedFolio<'_>, bool)> {
+pub(crate) fn get_folio(inode: &Inode<Memory>, index: PageIndex) -> Result<LockedFolio<'_>> {
     let mapping = inode.mapping();
+    let order = inode.data().order();
+    let first = index.align_down(order);
+    let mut alone = None;
 
     loop {
         match mapping.lock_folio(index) {
-            Ok(folio) => return Ok((folio, false)),
+            Ok(folio) => return Ok(folio),
             Err(err) if err == ENOENT => {}
             Err(err) => return Err(err),
         }
-        let first = index.align_down(inode.data().order());
+        if order != Order::PAGE && alone.is_none() {
+            alone = Some(inode.data().alloc_lock(first).lock());
+            continue;
+        }
         match mapping.add_folio(alloc_folio(inode, first)?, first, GFP) {
-            Ok(folio) => return Ok((folio, true)),
+            Ok(folio) => return Ok(folio),
             // Another task added one meanwhile.
             Err(err) if err.error == EEXIST => {}
             Err(err) => return Err(err.error),

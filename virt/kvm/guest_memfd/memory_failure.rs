@@ -13,10 +13,7 @@ use crate::{
 };
 use kernel::{
     fs::inode::Inode,
-    mm::pgoff::{
-        Order,
-        PageRange, //
-    }, //
+    mm::pgoff::PageRange, //
 };
 
 /// Unmaps `pages` from guests, now or soon.
@@ -25,12 +22,6 @@ use kernel::{
 /// folio locks, so this must not wait for the `invalidate_lock`. If that is taken, a work item
 /// waits for it and unmaps the pages.
 pub(crate) fn error_remove_folio(inode: &Inode<Memory>, pages: PageRange) {
-    // Memory failure has unmapped a small folio from userspace. A large one may be mapped by a PMD,
-    // which reaches the error without a page fault.
-    if inode.data().order() != Order::PAGE {
-        inode.mapping().unmap_from_userspace(pages);
-    }
-
     match inode.try_invalidate_lock_shared() {
         Some(files) => drop(invalidate::unmap(inode, &files, pages)),
         None => kvm::defer_unmap(inode, pages),

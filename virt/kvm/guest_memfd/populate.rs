@@ -108,15 +108,13 @@ fn populate_page(
     if !slots.vm().is_private(gfn) {
         return Err(EINVAL);
     }
-    if page.added {
-        page.folio.clear_uptodate();
-    }
+    page.folio.clear_uptodate();
     let folio = page.folio.unlock();
 
     // If this fails, the page may hold a part of the source. Then it stays not up to date, and
     // guest faults fail, until it is populated again or a hole is punched. (In C the next fault
-    // clears it. This crate cannot write to a folio in the page cache, and must not free one that
-    // the firmware may own.)
+    // clears it, unless it was up to date before. This crate cannot write to a folio in the page
+    // cache, and must not free one that the firmware may own.)
     post_populate(page.pfn)?;
     folio.mark_uptodate();
     Ok(())

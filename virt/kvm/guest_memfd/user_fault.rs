@@ -49,7 +49,7 @@ pub(crate) fn fault(inode: &Inode<Memory>, index: PageIndex) -> Result<LockedFol
         return Err(EFAULT);
     }
     match inode::get_folio(inode, index) {
-        Ok((folio, _)) => Ok(folio),
+        Ok(folio) => Ok(folio),
         // Without memory for a large folio, no task is killed, and the fault would be repeated.
         Err(_) if inode.data().order() != Order::PAGE => Err(EFAULT),
         Err(err) => Err(err),
