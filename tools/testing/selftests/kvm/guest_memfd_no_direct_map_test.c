@@ -73,6 +73,13 @@ static long vm_stat(const char *name)
 	return lookup("/proc/vmstat", name, &value) ? value : 0;
 }
 
+static bool vm_stat_exists(const char *name)
+{
+	long value;
+
+	return lookup("/proc/vmstat", name, &value);
+}
+
 /* Returns the number of pages out of the direct map, without leaked ones. */
 static long hidden_pages(void)
 {
@@ -603,6 +610,64 @@ TEST_F(gmem, entries_come_back_as_they_were)
 		}
 		free(now.ranges);
 	}
+	free(before.ranges);
+}
+
+/* Returns how many large entries of the direct map are split that were not at boot. */
+static long split_entries(void)
+{
+	return vm_stat("direct_map_level2_splits") - vm_stat("direct_map_level2_collapses");
+}
+
+/* Waits until everything is joined that can be. It takes ten seconds. */
+static void wait_until_joined(void)
+{
+	long joined;
+
+	do {
+		joined = vm_stat("direct_map_level2_collapses");
+		sleep(12);
+	} while (vm_stat("direct_map_level2_collapses") != joined);
+}
+
+/*
+ * Once its last page is back, a large entry that was split is large again (x86). The
+ * teardown checks that no page was forgotten.
+ */
+TEST_F_TIMEOUT(gmem, split_entries_are_joined, LONG)
+{
+	const off_t most = SZ_512M;
+	struct direct_map before, now;
+	off_t offset = 0;
+	long split;
+	int fd;
+
+	if (self->direct_map < 0 || !vm_stat_exists("direct_map_level2_collapses"))
+		SKIP(return, "This machine has no large entry to split");
+	wait_until_joined();
+	split = split_entries();
+	ASSERT_TRUE(read_direct_map(&before));
+
+	fd = vm_create_guest_memfd(self->vm, most, FLAGS);
+	while (split_entries() == split && offset < most) {
+		ASSERT_EQ(0, allocate(fd, offset, SIZE));
+		offset += SIZE;
+	}
+	if (split_entries() == split)
+		SKIP(close(fd); return, "This machine has no large entry to split");
+
+	/* Not while one page is left. */
+	ASSERT_EQ(0, punch(fd, 0, offset - self->page_size));
+	wait_until_joined();
+	EXPECT_EQ(self->hidden + 1, hidden_pages());
+	EXPECT_EQ(self->direct_map - 1, direct_map_pages());
+	close(fd);
+
+	wait_until_joined();
+	EXPECT_EQ(split, split_entries());
+	ASSERT_TRUE(read_direct_map(&now));
+	EXPECT_EQ(-1, compare_direct_maps(&before, &now));
+	free(now.ranges);
 	free(before.ranges);
 }
 

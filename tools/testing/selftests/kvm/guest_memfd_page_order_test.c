@@ -34,8 +34,10 @@
 #define SLOT	10
 #define GPA	((gpa_t)SZ_1G)
 
-#define BIT_HWPOISON	19
+/* Of /proc/kpageflags */
+#define BIT_LRU		5
 #define BIT_BUDDY	10
+#define BIT_HWPOISON	19
 
 #define LONG	300
 
@@ -467,18 +469,45 @@ static void touch_with_userspace_and_guest(struct kvm_vm *vm, struct kvm_vcpu *v
 	kvm_munmap(mem, size);
 }
 
-/* Nothing was split: in the end, each entry has the size and the flags that it had. */
-TEST_F(order, the_direct_map_is_as_it_was)
+/* Returns how many large entries were joined (x86) that had been split. */
+static long joined_entries(void)
 {
-	const size_t size = 32 * self->size;
-	int fd = create(self->vm, size, variant->flags, self->order);
-	char *before = direct_map(), *now;
+	return lookup("/proc/vmstat", "direct_map_level2_collapses");
+}
 
+/* Nothing was split: in the end, each entry has the size and the flags that it had. */
+TEST_F_TIMEOUT(order, the_direct_map_is_as_it_was, LONG)
+{
+	const size_t size = 8 * self->size;
+	long joined, splits;
+	char *before, *now;
+	int fd;
+
+	fd = create(self->vm, size, variant->flags, self->order);
 	ASSERT_LE(0, fd);
+	/* The first block in an entry of 1 GiB splits that, which is not undone. (x86) */
+	do {
+		splits = lookup("/proc/vmstat", "direct_map_level3_splits");
+		if (allocate(fd, 0, size))
+			SKIP(close(fd); return, "There are no free blocks");
+		ASSERT_EQ(0, punch(fd, 0, size));
+	} while (splits != lookup("/proc/vmstat", "direct_map_level3_splits"));
+
+	/* What was split earlier is joined ten seconds later, which is a difference, too. */
+	do {
+		joined = joined_entries();
+		if (joined >= 0)
+			sleep(12);
+	} while (joined_entries() != joined);
+
+	before = direct_map();
 	if (!before || others_leave_the_direct_map(before))
 		SKIP(free(before); close(fd); return,
 		     "not only such memory leaves the direct map here");
+	splits = lookup("/proc/vmstat", "direct_map_level3_splits");
 	touch_with_userspace_and_guest(self->vm, self->vcpu, fd, size);
+	if (splits != lookup("/proc/vmstat", "direct_map_level3_splits"))
+		SKIP(free(before); close(fd); return, "An entry of 1 GiB was split");
 	EXPECT_LE(self->hidden + self->hides, hidden_pages());
 	now = direct_map();
 	EXPECT_EQ(!self->hides, !strcmp(before, now));
@@ -673,16 +702,67 @@ static int signal_of_reading(char *at, bool fail)
 	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
+/*
+ * Has allocations of blocks fail, after @pages pages: those of tasks that ask for it, or of
+ * all tasks.
+ */
+static void fail_allocations(long order, long pages, bool of_all_tasks)
+{
+	char number[2][32], path[128];
+	const char *const settings[][2] = {
+		{ "min-order", number[0] }, { "space", number[1] }, { "ignore-gfp-wait", "N" },
+		{ "ignore-gfp-highmem", "N" }, { "interval", "1" }, { "times", "-1" },
+		{ "task-filter", of_all_tasks ? "N" : "Y" }, { "verbose", "0" },
+		{ "probability", "100" },
+	};
+
+	snprintf(number[0], sizeof(number[0]), "%ld", order);
+	snprintf(number[1], sizeof(number[1]), "%ld", pages);
+	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+		snprintf(path, sizeof(path), DEBUGFS "fail_page_alloc/%s", settings[i][0]);
+		TEST_ASSERT(write_file(path, settings[i][1]), "Cannot write to %s", path);
+	}
+}
+
+static void allocations_succeed(void)
+{
+	write_file(DEBUGFS "fail_page_alloc/probability", "0");
+	write_file(DEBUGFS "fail_page_alloc/task-filter", "Y");
+}
+
+/* If there is memory for one block only, all tasks that fault on it get that one. */
+TEST_F_TIMEOUT(order, faults_race_for_the_last_folio, LONG)
+{
+	struct race race = { .size = self->size, .rounds = 30 };
+	pthread_t threads[4];
+	int fd;
+
+	if (access(DEBUGFS "fail_page_alloc", F_OK))
+		SKIP(return, "This kernel lacks CONFIG_FAIL_PAGE_ALLOC");
+
+	fd = create(self->vm, self->size, variant->flags, self->order);
+	ASSERT_LE(0, fd);
+	race.mem = map(fd, self->size);
+	pthread_barrier_init(&race.barrier, NULL, ARRAY_SIZE(threads) + 1);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, touch_thread, &race));
+	for (int i = 0; i < race.rounds; i++) {
+		/* An allocation that leaves nothing of the budget is the first to fail. */
+		fail_allocations(self->order, self->pages + 1, true);
+		pthread_barrier_wait(&race.barrier);
+		pthread_barrier_wait(&race.barrier);
+		allocations_succeed();
+		ASSERT_EQ(0, punch(fd, 0, self->size));
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_join(threads[i], NULL);
+	kvm_munmap(race.mem, self->size);
+	close(fd);
+}
+
 /* If there is no such folio, nothing has changed, and no fault is repeated for ever. */
 TEST_F(order, no_memory_is_an_error)
 {
-	const char *dir = DEBUGFS "fail_page_alloc/";
-	const char *const settings[][2] = {
-		{ "min-order", "9" }, { "ignore-gfp-wait", "N" }, { "ignore-gfp-highmem", "N" },
-		{ "probability", "100" }, { "interval", "1" }, { "times", "-1" },
-		{ "task-filter", "Y" }, { "verbose", "0" },
-	};
-	char path[128];
 	int fd, allocated, alloc_err, signal;
 	char *mem;
 
@@ -692,18 +772,13 @@ TEST_F(order, no_memory_is_an_error)
 	fd = create(self->vm, 2 * self->size, variant->flags, self->order);
 	ASSERT_LE(0, fd);
 	mem = map(fd, 2 * self->size);
-	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
-		snprintf(path, sizeof(path), "%s%s", dir, settings[i][0]);
-		ASSERT_TRUE(write_file(path, settings[i][1])) {
-			TH_LOG("%s", path);
-		}
-	}
+	fail_allocations(self->order, 0, false);
 	write_file("/proc/self/make-it-fail", "1");
 	allocated = allocate(fd, 0, 2 * self->size);
 	alloc_err = errno;
 	write_file("/proc/self/make-it-fail", "0");
 	signal = signal_of_reading(mem, true);
-	write_file(DEBUGFS "fail_page_alloc/probability", "0");
+	allocations_succeed();
 
 	EXPECT_EQ(-1, allocated);
 	EXPECT_EQ(ENOMEM, alloc_err);
@@ -714,6 +789,34 @@ TEST_F(order, no_memory_is_an_error)
 	EXPECT_EQ(0, mem[0]);
 	kvm_munmap(mem, 2 * self->size);
 	close(fd);
+}
+
+/* A folio that is not taken offline, since it is not split, is freed as others are. */
+TEST_F(order, soft_offline_does_not_leak)
+{
+	unsigned long pfn;
+	char text[32];
+	char *mem;
+	int fd;
+
+	if (access("/sys/devices/system/memory/soft_offline_page", W_OK))
+		SKIP(return, "This kernel lacks CONFIG_MEMORY_FAILURE");
+
+	fd = create(self->vm, self->size, variant->flags, self->order);
+	ASSERT_LE(0, fd);
+	mem = map(fd, self->size);
+	mem[0] = 1;
+	pfn = pfn_of(mem);
+	snprintf(text, sizeof(text), "%#lx", pfn * self->page_size);
+	EXPECT_FALSE(write_file("/sys/devices/system/memory/soft_offline_page", text));
+	EXPECT_EQ(EBUSY, errno);
+	EXPECT_EQ(pfn, pfn_of(mem));
+	EXPECT_EQ(1, mem[0]);
+
+	ASSERT_TRUE(page_flags(pfn) & BIT_ULL(BIT_LRU));
+	kvm_munmap(mem, self->size);
+	close(fd);
+	EXPECT_FALSE(page_flags(pfn) & BIT_ULL(BIT_LRU));
 }
 
 /*
