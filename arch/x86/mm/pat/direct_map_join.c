@@ -12,8 +12,8 @@
  * - CPA, which changes entries: by cpa_lock. It drops the lock only where it
  *   looks the entry up again. For debug_pagealloc, CPA takes no lock, so then
  *   nothing is joined.
- * - CPA on a range, which drops cpa_lock between pages, and ptdump: by init_mm's
- *   mmap lock.
+ * - set_memory_*(), which drop cpa_lock between pages, and ptdump: by init_mm's
+ *   mmap lock. Others look each page up again, with cpa_lock held.
  * - Memory hotplug: by get_online_mems().
  * - KFENCE, which changes the entries of its pool without a lock: it marks them
  *   with _PAGE_KERNEL_4K. Such a table is never joined.
@@ -37,6 +37,8 @@
 #include <linux/cpu.h>
 #include <linux/cpumask.h>
 #include <linux/init.h>
+#include <linux/kernel.h>
+#include <linux/kstrtox.h>
 #include <linux/list.h>
 #include <linux/memblock.h>
 #include <linux/memory_hotplug.h>
@@ -60,7 +62,7 @@
 #define JOIN_DELAY	(5 * HZ)
 
 /* Areas that are examined under the locks, and joined with one flush before and after. */
-#define JOIN_BATCH	128
+#define JOIN_BATCH	32
 
 /*
  * Bitmaps, with a bit for each area: 2 MiB of physical memory, aligned. Memory
@@ -69,6 +71,7 @@
 static unsigned long *restored_areas __ro_after_init;	/* Pages came back since the last run */
 static unsigned long *settling_areas __ro_after_init;	/* ... and in the run before that */
 static unsigned long nr_areas __ro_after_init;
+static bool enabled __initdata = true;
 
 static void join_areas(struct work_struct *work);
 static DECLARE_DELAYED_WORK(join_work, join_areas);
@@ -89,7 +92,8 @@ void direct_map_restored(unsigned long addr, unsigned int nr)
 	/* Pairs with direct_map_join_init(). */
 	unsigned long *areas = smp_load_acquire(&restored_areas);
 
-	if (!areas)
+	/* Hibernation maps pages while it copies the kernel's own data. */
+	if (!areas || system_state == SYSTEM_SUSPEND)
 		return;
 
 	for (; first <= last && first < nr_areas; first++) {
@@ -170,16 +174,23 @@ static void join(unsigned long area, struct list_head *tables)
 		collapse_page_count(PG_LEVEL_2M);
 }
 
-/* Joins those of @nr @areas that are complete. Adds the old tables to @tables. */
-static void join_batch(unsigned long *areas, unsigned int nr, struct list_head *tables)
+/*
+ * Joins those of @nr @areas that are complete. Adds the old tables to @tables. Returns
+ * false if that cannot be done now.
+ */
+static bool join_batch(unsigned long *areas, unsigned int nr, struct list_head *tables)
 {
 	unsigned int i, complete = 0;
+	bool locked = false;
 
 	cpus_read_lock();
 	if (!can_flush_all_cpus())
 		goto unlock_cpus;
 	get_online_mems();
-	mmap_write_lock(&init_mm);
+	/* Waiting would stop readers, some of which take the lock twice, in reclaim. */
+	locked = mmap_write_trylock(&init_mm);
+	if (!locked)
+		goto unlock_mems;
 	spin_lock(&cpa_lock);
 
 	for (i = 0; i < nr; i++) {
@@ -195,6 +206,9 @@ static void join_batch(unsigned long *areas, unsigned int nr, struct list_head *
 			join(areas[i], tables);
 		spin_unlock(&pgd_lock);
 
+		/* INVLPGB is ordered weakly: no CPU may find an old table after it. */
+		smp_mb();
+
 		/*
 		 * Nobody may change or split the new entries while a CPU has both
 		 * large and small translations, so keep cpa_lock. No CPU walks the
@@ -205,17 +219,34 @@ static void join_batch(unsigned long *areas, unsigned int nr, struct list_head *
 
 	spin_unlock(&cpa_lock);
 	mmap_write_unlock(&init_mm);
+unlock_mems:
 	put_online_mems();
 unlock_cpus:
 	cpus_read_unlock();
+	return locked;
+}
+
+/* Areas of the current run. The work does not run twice at a time. */
+static unsigned long batch[JOIN_BATCH];
+static unsigned int batch_nr;
+
+/* Joins the areas of the batch, now or after another delay. */
+static void join_or_defer(struct list_head *tables)
+{
+	if (!join_batch(batch, batch_nr, tables)) {
+		while (batch_nr)
+			set_bit(batch[--batch_nr], restored_areas);
+		queue_delayed_work(system_dfl_long_wq, &join_work, JOIN_DELAY);
+	}
+	batch_nr = 0;
+	cond_resched();
 }
 
 static void join_areas(struct work_struct *work)
 {
-	static unsigned long batch[JOIN_BATCH];	/* Work does not run twice at a time */
 	unsigned long restored, settled, word;
 	struct ptdesc *table, *next;
-	unsigned int bit, nr = 0;
+	unsigned int bit;
 	bool again = false;
 	LIST_HEAD(tables);
 
@@ -232,16 +263,13 @@ static void join_areas(struct work_struct *work)
 		again |= restored;
 
 		for_each_set_bit(bit, &settled, BITS_PER_LONG) {
-			batch[nr++] = word * BITS_PER_LONG + bit;
-			if (nr < JOIN_BATCH)
-				continue;
-			join_batch(batch, nr, &tables);
-			nr = 0;
-			cond_resched();
+			batch[batch_nr++] = word * BITS_PER_LONG + bit;
+			if (batch_nr == JOIN_BATCH)
+				join_or_defer(&tables);
 		}
 	}
-	if (nr)
-		join_batch(batch, nr, &tables);
+	if (batch_nr)
+		join_or_defer(&tables);
 	if (again)
 		queue_delayed_work(system_dfl_long_wq, &join_work, JOIN_DELAY);
 	if (list_empty(&tables))
@@ -255,8 +283,17 @@ static void join_areas(struct work_struct *work)
 	}
 }
 
+static int __init parse_direct_map_join(char *arg)
+{
+	return kstrtobool(arg, &enabled);
+}
+early_param("direct_map_join", parse_direct_map_join);
+
 static bool __init can_join_areas(void)
 {
+	if (!enabled)
+		return false;
+
 	/* The direct map has no large entries, and CPA may not take cpa_lock. */
 	if (!boot_cpu_has(X86_FEATURE_PSE) || debug_pagealloc_enabled())
 		return false;

@@ -639,9 +639,8 @@ TEST_F(order, guest_gets_the_right_pages)
 
 struct race {
 	char *mem;
-	size_t size;
 	pthread_barrier_t barrier;
-	int rounds;
+	int rounds, begun;
 };
 
 static void *touch_thread(void *arg)
@@ -650,17 +649,28 @@ static void *touch_thread(void *arg)
 
 	for (int i = 0; i < race->rounds; i++) {
 		pthread_barrier_wait(&race->barrier);
+		while (READ_ONCE(race->begun) <= i)
+			;
 		WRITE_ONCE(*race->mem, 1);
 		pthread_barrier_wait(&race->barrier);
 	}
 	return NULL;
 }
 
+/* Touches the memory at the same time as those threads that have a CPU, and before the others. */
+static void touch_with_threads(struct race *race)
+{
+	pthread_barrier_wait(&race->barrier);
+	WRITE_ONCE(race->begun, race->begun + 1);
+	WRITE_ONCE(*race->mem, 1);
+	pthread_barrier_wait(&race->barrier);
+}
+
 /* Faults that race for one index bring one folio. The others are in the direct map again. */
 TEST_F_TIMEOUT(order, faults_race_for_one_folio, LONG)
 {
 	int fd = create(self->vm, self->size, variant->flags, self->order);
-	struct race race = { .size = self->size, .rounds = 200 };
+	struct race race = { .rounds = 200 };
 	pthread_t threads[4];
 
 	ASSERT_LE(0, fd);
@@ -669,8 +679,7 @@ TEST_F_TIMEOUT(order, faults_race_for_one_folio, LONG)
 	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, touch_thread, &race));
 	for (int i = 0; i < race.rounds; i++) {
-		pthread_barrier_wait(&race.barrier);
-		pthread_barrier_wait(&race.barrier);
+		touch_with_threads(&race);
 		ASSERT_EQ(self->hidden + self->hides, hidden_pages());
 		ASSERT_EQ(0, punch(fd, 0, self->size));
 		ASSERT_EQ(self->hidden, hidden_pages());
@@ -733,7 +742,7 @@ static void allocations_succeed(void)
 /* If there is memory for one block only, all tasks that fault on it get that one. */
 TEST_F_TIMEOUT(order, faults_race_for_the_last_folio, LONG)
 {
-	struct race race = { .size = self->size, .rounds = 30 };
+	struct race race = { .rounds = 30 };
 	pthread_t threads[4];
 	int fd;
 
@@ -749,8 +758,7 @@ TEST_F_TIMEOUT(order, faults_race_for_the_last_folio, LONG)
 	for (int i = 0; i < race.rounds; i++) {
 		/* An allocation that leaves nothing of the budget is the first to fail. */
 		fail_allocations(self->order, self->pages + 1, true);
-		pthread_barrier_wait(&race.barrier);
-		pthread_barrier_wait(&race.barrier);
+		touch_with_threads(&race);
 		allocations_succeed();
 		ASSERT_EQ(0, punch(fd, 0, self->size));
 	}
