@@ -10,24 +10,36 @@ use std::{
 
 use crate::Error;
 
-/// What something cost.
+/// What something cost that was done to so many pages.
 #[derive(Default, Clone, Copy)]
 pub struct Cost {
     pub time: Duration,
     pub calls: u64,
+    pub pages: usize,
 }
 
 impl Cost {
-    /// Calls `f`, and returns what that cost.
-    pub fn of(f: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {
+    /// Calls `f`, which does something to `pages` pages, and returns what that cost.
+    pub fn of(pages: usize, f: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {
         let before = calls()?;
-        let start = Instant::now();
-        f()?;
-        let time = start.elapsed();
+        let mut result = Ok(());
+        let cost = Self::of_time(pages, || result = f());
+        result?;
         Ok(Self {
-            time,
             calls: calls()? - before,
+            ..cost
         })
+    }
+
+    /// The same in time alone.
+    pub fn of_time(pages: usize, f: impl FnOnce()) -> Self {
+        let start = Instant::now();
+        f();
+        Self {
+            time: start.elapsed(),
+            calls: 0,
+            pages,
+        }
     }
 }
 
@@ -35,6 +47,7 @@ impl AddAssign for Cost {
     fn add_assign(&mut self, other: Self) {
         self.time += other.time;
         self.calls += other.calls;
+        self.pages += other.pages;
     }
 }
 
