@@ -7,6 +7,7 @@ use std::{
     io,
     os::fd::{FromRawFd, OwnedFd},
     thread,
+    time::{Duration, Instant},
 };
 
 use guest_memfd::{GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP, GuestMemfd};
@@ -20,6 +21,12 @@ use crate::{Error, kind::Kind, meter::Cost};
 pub const PAGE_SIZE: usize = 4096;
 /// Of how many pages one is touched, where a touch needs a long preparation.
 const SAMPLE: usize = 16;
+/// How much is copied to the guest's memory at a time, in bytes; as
+/// [`GuestRam::load`](guest_memfd::GuestRam::load) does.
+const CHUNK: usize = 64 << 10;
+
+/// After that long, memory will not be free any more.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How pages come.
 #[derive(Clone, Copy)]
@@ -138,6 +145,18 @@ impl Gmem {
         Ok(())
     }
 
+    /// Userspace copies something to all pages.
+    pub fn copy(&self) -> Result<(), Error> {
+        let image = vec![1; CHUNK];
+        let end = (self.first + self.pages) * PAGE_SIZE;
+        for at in (self.first * PAGE_SIZE..end).step_by(CHUNK) {
+            self.mapping
+                .get_slice(at, CHUNK.min(end - at))?
+                .copy_from(&image[..]);
+        }
+        Ok(())
+    }
+
     /// Userspace touches one page in [`SAMPLE`], each time after the kernel has freed vmalloc()
     /// memory, whose translations are flushed along. Returns what the touches cost, in time.
     ///
@@ -185,6 +204,18 @@ impl Gmem {
                 (pages * PAGE_SIZE) as u64,
             )
             .map_err(|e| Error::Call("fallocate", e))
+    }
+
+    /// Allocates all pages, as soon as there is memory for them.
+    pub fn fallocate_when_free(&self) -> Result<(), Error> {
+        let start = Instant::now();
+        loop {
+            match self.fallocate(0, self.pages) {
+                Err(Error::Call(_, e))
+                    if e.raw_os_error() == Some(libc::ENOMEM) && start.elapsed() < PATIENCE => {}
+                result => return result,
+            }
+        }
     }
 
     /// Frees all pages.

@@ -3,12 +3,12 @@
 //! Time, and calls from other CPUs.
 
 use std::{
-    fs,
+    fs, io,
     ops::AddAssign,
     time::{Duration, Instant},
 };
 
-use crate::Error;
+use crate::{Error, memory::PAGE_SIZE};
 
 /// What something cost that was done to so many pages.
 #[derive(Default, Clone, Copy)]
@@ -53,7 +53,7 @@ impl AddAssign for Cost {
 
 /// Calls of functions that CPUs got from others, so far. That is how x86 calls their TLBs; arm64
 /// has no need to ask them.
-fn calls() -> Result<u64, Error> {
+pub fn calls() -> Result<u64, Error> {
     let text =
         fs::read_to_string("/proc/interrupts").map_err(|e| Error::Call("/proc/interrupts", e))?;
     Ok(text
@@ -62,4 +62,16 @@ fn calls() -> Result<u64, Error> {
         .flat_map(|line| line.split_whitespace())
         .filter_map(|word| word.parse::<u64>().ok())
         .sum())
+}
+
+/// How many pages of this machine are free.
+pub fn free_pages() -> Result<usize, Error> {
+    let mut info = std::mem::MaybeUninit::<libc::sysinfo>::uninit();
+    // SAFETY: The structure is valid for writes.
+    if unsafe { libc::sysinfo(info.as_mut_ptr()) } != 0 {
+        return Err(Error::Call("sysinfo", io::Error::last_os_error()));
+    }
+    // SAFETY: sysinfo() has filled it.
+    let info = unsafe { info.assume_init() };
+    Ok(info.freeram as usize * info.mem_unit as usize / PAGE_SIZE)
 }

@@ -5,9 +5,12 @@
 use crate::{
     Error,
     kind::{self, Kind},
-    memory::{Gmem, Secret, Way},
-    meter::Cost,
+    memory::{Gmem, PAGE_SIZE, Secret, Way},
+    meter::{self, Cost},
 };
+
+/// The size of the image that is copied to a new guest's memory, in pages: 512 MiB.
+const IMAGE: usize = (512 << 20) / PAGE_SIZE;
 
 /// What 4 KiB cost.
 ///
@@ -81,6 +84,22 @@ fn measure_after_vfree(args: &Args, kind: Kind) -> Result<Cost, Error> {
     Ok(come)
 }
 
+/// What it costs to copy an image to a new guest, and, once that has gone, until the next guest
+/// has the same memory: from close(), with fallocate(). [`None`] for the latter on a machine that
+/// has other memory for it.
+fn measure_image(kind: Kind) -> Result<(Cost, Option<Cost>), Error> {
+    let memory = Gmem::new(IMAGE, 1, kind)?;
+    let next = Gmem::new(IMAGE, 1, kind)?;
+    let copied = Cost::of(IMAGE, || memory.copy())?;
+    let same = meter::free_pages()? < IMAGE;
+    let (memory, _machine) = memory.unbind()?;
+    let again = Cost::of(IMAGE, || {
+        drop(memory);
+        next.fallocate_when_free()
+    })?;
+    Ok((copied, same.then_some(again)))
+}
+
 /// What pages of `memfd_secret()` cost.
 fn measure_secret(args: &Args) -> Result<(Cost, Cost), Error> {
     let (mut come, mut go) = (Cost::default(), Cost::default());
@@ -135,6 +154,11 @@ pub fn run(args: &Args, csv: Option<&str>) -> Result<(), Error> {
         if cfg!(target_arch = "x86_64") && kind.order == 0 {
             let come = measure_after_vfree(args, kind)?;
             row(kind.name, "user touch after vfree()", come);
+        }
+        let (copied, again) = measure_image(kind)?;
+        row(kind.name, "copy of 512 MiB", copied);
+        if let Some(again) = again {
+            row(kind.name, "close and fallocate again", again);
         }
     }
     let (come, go) = measure_secret(args)?;
