@@ -5,10 +5,12 @@
 //! Under QEMU's `-icount shift=0` a nanosecond is an instruction, and two runs agree. With more
 //! than one CPU, what counts is how often the others are interrupted, to flush their TLBs.
 
+mod gib;
 mod kind;
 mod memory;
 mod meter;
 mod page;
+mod trace;
 
 use std::{io, process::ExitCode};
 
@@ -29,6 +31,7 @@ struct Args {
 #[derive(Subcommand)]
 enum What {
     Page(page::Args),
+    Gib(gib::Args),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
     let csv = args.csv.as_deref();
     let result = match &args.what {
         What::Page(args) => page::run(args, csv),
+        What::Gib(args) => gib::run(args, csv),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

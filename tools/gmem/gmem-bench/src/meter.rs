@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Time, and calls from other CPUs.
+//! Time, calls from other CPUs, and what the kernel counts.
 
 use std::{
     fs, io,
@@ -54,14 +54,25 @@ impl AddAssign for Cost {
 /// Calls of functions that CPUs got from others, so far. That is how x86 calls their TLBs; arm64
 /// has no need to ask them.
 pub fn calls() -> Result<u64, Error> {
-    let text =
-        fs::read_to_string("/proc/interrupts").map_err(|e| Error::Call("/proc/interrupts", e))?;
-    Ok(text
+    Ok(read("/proc/interrupts")?
         .lines()
         .filter(|line| line.ends_with("Function call interrupts"))
         .flat_map(|line| line.split_whitespace())
         .filter_map(|word| word.parse::<u64>().ok())
         .sum())
+}
+
+/// A counter of `/proc/vmstat`, if this kernel has it.
+pub fn vmstat(name: &str) -> Result<Option<u64>, Error> {
+    Ok(read("/proc/vmstat")?
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(counter, _)| *counter == name)
+        .and_then(|(_, number)| number.parse().ok()))
+}
+
+fn read(path: &'static str) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|e| Error::Call(path, e))
 }
 
 /// How many pages of this machine are free.
