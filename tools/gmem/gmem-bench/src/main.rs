@@ -5,6 +5,7 @@
 //! Under QEMU's `-icount shift=0` a nanosecond is an instruction, and two runs agree. With more
 //! than one CPU, what counts is how often the others are interrupted, to flush their TLBs.
 
+mod boot;
 mod gib;
 mod kind;
 mod memory;
@@ -32,6 +33,7 @@ struct Args {
 enum What {
     Page(page::Args),
     Gib(gib::Args),
+    Boot(boot::Args),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,8 @@ enum Error {
     Gmem(#[from] guest_memfd::Error),
     #[error("access to the guest's memory: {0}")]
     Memory(#[from] vm_memory::VolatileMemoryError),
+    #[error("the guest did not power off; it said:\n{0}")]
+    Boot(String),
     #[error("{0}: {1}")]
     Call(&'static str, io::Error),
 }
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
     let result = match &args.what {
         What::Page(args) => page::run(args, csv),
         What::Gib(args) => gib::run(args, csv),
+        What::Boot(args) => boot::run(args, csv),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
