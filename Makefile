@@ -21,7 +21,7 @@ help:
 	@echo 'make stress    10,000 guests come and go while allocations fail, and with modules of KVM'
 	@echo '               that are taken out and put back; and system calls race, under KASAN on x86_64:'
 	@echo '               nothing is left behind'
-	@echo 'make bench     what a page costs: guest_memfd in Rust, in C, and without the series'
+	@echo 'make bench     what a page, a GiB and a boot cost: guest_memfd in Rust, in C, and without the series'
 	@echo 'make doc       the documentation, of the Rust code too, in build/doc'
 	@echo 'make boot      a shell in the patched kernel'
 	@echo 'make kernel    build the patched kernel; VARIANT="no-rust kvm-module", a name'

@@ -16,11 +16,41 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use tiny_guest::{Args, Program};
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
-use crate::Error;
+use crate::{Error, kind::Kind, meter::Cost};
 
 pub const PAGE_SIZE: usize = 4096;
 /// Of how many pages one is touched, where a touch needs a long preparation.
-pub const SAMPLE: usize = 16;
+const SAMPLE: usize = 16;
+/// How much is copied to the guest's memory at a time, in bytes; as
+/// [`GuestRam::load`](guest_memfd::GuestRam::load) does.
+const CHUNK: usize = 64 << 10;
+
+/// After that long, memory will not be free any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How pages come.
+#[derive(Clone, Copy)]
+pub enum Way {
+    /// Touched by the VMM.
+    Touch,
+    /// Allocated at once, then touched by the VMM.
+    Fallocate,
+    /// Allocated one by one, or block by block, then touched by the VMM.
+    PageByPage,
+    /// Touched by the guest, with so many vCPUs at once.
+    Guest(usize),
+}
+
+impl Way {
+    /// The vCPUs that it takes.
+    pub fn vcpus(self) -> usize {
+        if let Self::Guest(vcpus) = self {
+            vcpus
+        } else {
+            1
+        }
+    }
+}
 
 /// Writes to one word of each page of `mapping` from `first`.
 fn touch(mapping: &MmapRegion, first: usize, pages: usize) {
@@ -54,15 +84,15 @@ pub struct Gmem {
 }
 
 impl Gmem {
-    /// Creates one with `pages` pages to be measured, none of which is there, in blocks of that
-    /// order, and `vcpus` vCPUs, each of which will touch an equal part of them.
-    pub fn new(pages: usize, vcpus: usize, flags: u64, order: u32) -> Result<Self, Error> {
+    /// Creates one with `pages` pages to be measured, or a few more that fill a block, none of
+    /// which is there, and `vcpus` vCPUs, each of which will touch an equal part of them.
+    pub fn new(pages: usize, vcpus: usize, kind: Kind) -> Result<Self, Error> {
         let vm = Kvm::new()?.create_vm()?;
-        let flags = flags | GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-        let first = 1 << order;
+        let flags = kind.flags | GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+        let first = 1 << kind.order;
         let pages = pages.next_multiple_of(first);
         let size = ((first + pages) * PAGE_SIZE) as u64;
-        let memory = GuestMemfd::create_in_blocks(&vm, size, flags, order)?;
+        let memory = GuestMemfd::create_in_blocks(&vm, size, flags, kind.order)?;
         let mapping = memory.map()?;
         mapping
             .get_slice(0, PAGE_SIZE)?
@@ -93,18 +123,46 @@ impl Gmem {
         })
     }
 
-    /// Userspace touches all pages.
-    pub fn touch(&self) -> Result<(), Error> {
+    /// How many pages are measured.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// All pages come, in that way.
+    pub fn populate(&mut self, way: Way) -> Result<(), Error> {
+        match way {
+            Way::Touch => (),
+            Way::Fallocate => self.fallocate(0, self.pages)?,
+            Way::PageByPage => {
+                let block = 1 << self.memory.order();
+                (0..self.pages)
+                    .step_by(block)
+                    .try_for_each(|page| self.fallocate(page, block))?;
+            }
+            Way::Guest(_) => return self.run(),
+        }
         touch(&self.mapping, self.first, self.pages);
         Ok(())
     }
 
+    /// Userspace copies something to all pages.
+    pub fn copy(&self) -> Result<(), Error> {
+        let image = vec![1; CHUNK];
+        let end = (self.first + self.pages) * PAGE_SIZE;
+        for at in (self.first * PAGE_SIZE..end).step_by(CHUNK) {
+            self.mapping
+                .get_slice(at, CHUNK.min(end - at))?
+                .copy_from(&image[..]);
+        }
+        Ok(())
+    }
+
     /// Userspace touches one page in [`SAMPLE`], each time after the kernel has freed vmalloc()
-    /// memory, whose translations are flushed along. Returns how long the touches took.
+    /// memory, whose translations are flushed along. Returns what the touches cost, in time.
     ///
     /// A memslot that comes and goes has arrays in such memory.
-    pub fn touch_after_vfree(&self) -> Result<Duration, Error> {
-        let mut time = Duration::ZERO;
+    pub fn touch_after_vfree(&self) -> Result<Cost, Error> {
+        let mut cost = Cost::default();
         for page in (self.first..self.first + self.pages).step_by(SAMPLE) {
             for memory_size in [PAGE_SIZE as u64, 0] {
                 let region = kvm_userspace_memory_region {
@@ -117,15 +175,13 @@ impl Gmem {
                 // SAFETY: The guest does not run while it has this memslot.
                 unsafe { self.vm.set_user_memory_region(region)? };
             }
-            let start = Instant::now();
-            touch(&self.mapping, page, 1);
-            time += start.elapsed();
+            cost += Cost::of_time(1, || touch(&self.mapping, page, 1));
         }
-        Ok(time)
+        Ok(cost)
     }
 
     /// The guest touches all pages, with all vCPUs at once.
-    pub fn run(&mut self) -> Result<(), Error> {
+    fn run(&mut self) -> Result<(), Error> {
         match self.vcpus.as_mut_slice() {
             [vcpu] => run(vcpu),
             vcpus => thread::scope(|scope| {
@@ -141,7 +197,7 @@ impl Gmem {
     }
 
     /// Allocates `pages` pages from `first`, of those that are measured.
-    pub fn fallocate(&self, first: usize, pages: usize) -> Result<(), Error> {
+    fn fallocate(&self, first: usize, pages: usize) -> Result<(), Error> {
         self.memory
             .allocate(
                 ((self.first + first) * PAGE_SIZE) as u64,
@@ -150,9 +206,16 @@ impl Gmem {
             .map_err(|e| Error::Call("fallocate", e))
     }
 
-    /// The pages of a block, which is allocated as a whole.
-    pub fn block(&self) -> usize {
-        1 << self.memory.order()
+    /// Allocates all pages, as soon as there is memory for them.
+    pub fn fallocate_when_free(&self) -> Result<(), Error> {
+        let start = Instant::now();
+        loop {
+            match self.fallocate(0, self.pages) {
+                Err(Error::Call(_, e))
+                    if e.raw_os_error() == Some(libc::ENOMEM) && start.elapsed() < PATIENCE => {}
+                result => return result,
+            }
+        }
     }
 
     /// Frees all pages.
