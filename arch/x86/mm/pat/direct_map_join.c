@@ -35,6 +35,7 @@
 #include <linux/cache.h>
 #include <linux/cc_platform.h>
 #include <linux/cpu.h>
+#include <linux/cpufeature.h>
 #include <linux/cpumask.h>
 #include <linux/init.h>
 #include <linux/kernel.h>
@@ -43,14 +44,13 @@
 #include <linux/memblock.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
-#include <linux/mmap_lock.h>
+#include <linux/pgtable.h>
 #include <linux/rcupdate.h>
+#include <linux/rwsem.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 
-#include <asm/cpufeature.h>
-#include <asm/pgtable.h>
 #include <asm/tlbflush.h>
 
 #include "../mm_internal.h"
@@ -187,8 +187,11 @@ static bool join_batch(unsigned long *areas, unsigned int nr, struct list_head *
 	if (!can_flush_all_cpus())
 		goto unlock_cpus;
 	get_online_mems();
-	/* Waiting would stop readers, some of which take the lock twice, in reclaim. */
-	locked = mmap_write_trylock(&init_mm);
+	/*
+	 * Waiting would stop readers, some of which take the lock twice, in reclaim.
+	 * (mmap_write_lock() has no such variant. It also marks VMAs, which are not here.)
+	 */
+	locked = down_write_trylock(&init_mm.mmap_lock);
 	if (!locked)
 		goto unlock_mems;
 	spin_lock(&cpa_lock);
@@ -218,7 +221,7 @@ static bool join_batch(unsigned long *areas, unsigned int nr, struct list_head *
 	}
 
 	spin_unlock(&cpa_lock);
-	mmap_write_unlock(&init_mm);
+	up_write(&init_mm.mmap_lock);
 unlock_mems:
 	put_online_mems();
 unlock_cpus:

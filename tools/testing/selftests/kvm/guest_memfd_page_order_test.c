@@ -49,8 +49,10 @@ static long lookup(const char *path, const char *key)
 	FILE *f = fopen(path, "r");
 
 	while (f && value < 0 && fgets(line, sizeof(line), f)) {
+		char *at = line + strlen(key);
+
 		if (!strncmp(line, key, strlen(key)))
-			sscanf(line + strlen(key) + strspn(line + strlen(key), " :\t"), "%ld", &value);
+			sscanf(at + strspn(at, " :\t"), "%ld", &value);
 	}
 	if (f)
 		fclose(f);
