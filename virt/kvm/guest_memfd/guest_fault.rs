@@ -91,8 +91,8 @@ pub(crate) fn lock_page<'a>(
 ///
 /// # Errors
 ///
-/// Those of [`lock_page`] and of the architecture. `EIO` if populating the page failed: it may hold
-/// a part of the data.
+/// Those of [`lock_page`] and of the architecture. `EIO` if the page is being populated, or
+/// populating it failed: it may hold a part of the data.
 pub(crate) fn get_pfn(gmem: Opened<'_>, slot: &Slot, gfn: Gfn) -> Result<GuestPage<ARef<Folio>>> {
     let page = lock_page(gmem, slot, gfn)?;
 

@@ -82,6 +82,7 @@
 //! | `mapping->invalidate_lock` | binding, unbinding, closing a | `fallocate()` when it         |
 //! |                            | file, populating, punching    | allocates, memory failure     |
 //! |                            | holes                         |                               |
+//! | `Memory::alloc_locks`      | adding a large folio          | -                             |
 //! | folio lock                 | adding, finding and removing  | -                             |
 //! |                            | a folio                       |                               |
 //! | `kvm->gpc_aliases.lock`    | unmapping from a              | -                             |
@@ -90,13 +91,14 @@
 //! | the maple tree's, in       | binding, unbinding, going     | -                             |
 //! | [`memslots`]               | over the memslots of a range  |                               |
 //!
-//! The `invalidate_lock` protects the bindings ([`memslots::Files`]). Whoever unmaps pages reads
-//! them under it; guest faults read them without a lock. The maple tree's lock is taken within it,
+//! The `invalidate_lock` protects the bindings ([`memslots::Files`]). Unmapping pages reads them
+//! under it; guest faults read them without a lock. The maple tree's lock is taken within it,
 //! for single accesses.
 //!
-//! A page fault takes the folio lock only. The caller of a userspace fault holds the mmap lock or
-//! the VMA lock. The caller of a guest fault holds `kvm->srcu` or `slots_lock`, and takes
-//! `mmu_lock` when it has the page, after the folio was unlocked.
+//! A page fault takes the folio lock only, and for a new large folio one of `alloc_locks`. The
+//! caller of a userspace fault holds the mmap lock or the VMA lock. The caller of a guest fault
+//! holds `kvm->srcu` or `slots_lock`, and takes `mmu_lock` when it has the page, after the folio
+//! was unlocked.
 //!
 //! Memory failure calls with the folio lock held, but the `invalidate_lock`, which unmapping from
 //! guests needs, comes before that. So it only tries to take it; if that fails, a work item unmaps

@@ -85,6 +85,16 @@ impl Memory {
         self.flags.contains(flag)
     }
 
+    /// Returns the flags with which folios are allocated, charged and added.
+    ///
+    /// No task is killed for a large folio.
+    fn gfp(&self) -> alloc::Flags {
+        match self.order {
+            Order::PAGE => GFP,
+            _ => GFP | __GFP_NOWARN | __GFP_RETRY_MAYFAIL,
+        }
+    }
+
     /// Returns the order of the folios.
     pub(crate) fn order(&self) -> Order {
         self.order
@@ -127,12 +137,10 @@ pub(crate) const GFP: alloc::Flags = GFP_HIGHUSER;
 /// `ENOMEM`. There may be no large folio although memory is free, so the allocator does not warn.
 pub(crate) fn alloc_folio(inode: &Inode<Memory>, index: PageIndex) -> Result<NewFolio<Init>> {
     let memory = inode.data();
-    let gfp = match memory.order() {
-        Order::PAGE => GFP,
-        _ => GFP | __GFP_NOWARN | __GFP_RETRY_MAYFAIL,
-    };
 
-    Ok(memory.policy().alloc_zeroed(index, memory.order(), gfp)?)
+    Ok(memory
+        .policy()
+        .alloc_zeroed(index, memory.order(), memory.gfp())?)
 }
 
 /// Returns the folio at `index`, which is added if there is none.
@@ -156,7 +164,7 @@ pub(crate) fn get_folio(inode: &Inode<Memory>, index: PageIndex) -> Result<Locke
             alone = Some(inode.data().alloc_lock(first).lock());
             continue;
         }
-        match mapping.add_folio(alloc_folio(inode, first)?, first, GFP) {
+        match mapping.add_folio(alloc_folio(inode, first)?, first, inode.data().gfp()) {
             Ok(folio) => return Ok(folio),
             // Another task added one meanwhile.
             Err(err) if err.error == EEXIST => {}

@@ -6,11 +6,12 @@
 #include <kunit/test.h>
 #include <linux/delay.h>
 #include <linux/kthread.h>
+#include <linux/mmap_lock.h>
 #include <linux/set_memory.h>
 #include <linux/vmstat.h>
 
 #define AREA_PAGES	PTRS_PER_PTE
-#define NR_AREAS	8
+#define NR_AREAS	(JOIN_BATCH + 2)
 
 /* A block of 2 MiB, mapped by a large entry that had these flags before it was split. */
 struct test_area {
@@ -268,6 +269,21 @@ static void join_waits(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, is_joined(area));
 }
 
+/* Nobody is waited for: while init_mm's lock is held, areas are kept for a later run. */
+static void join_does_not_wait(struct kunit *test)
+{
+	const struct test_area *area = ((struct test_areas *)test->priv)->area;
+
+	zap(test, area, 0);
+	restore(test, area, 0);
+	mmap_read_lock(&init_mm);
+	run_all();
+	KUNIT_EXPECT_TRUE(test, is_split(area));
+	mmap_read_unlock(&init_mm);
+	run_all();
+	KUNIT_EXPECT_TRUE(test, is_joined(area));
+}
+
 static unsigned long nr_events(enum vm_event_item item)
 {
 	unsigned long *events = kcalloc(NR_VM_EVENT_ITEMS, sizeof(*events), GFP_KERNEL);
@@ -368,6 +384,7 @@ static struct kunit_case join_test_cases[] = {
 	KUNIT_CASE(join_needs_equal_flags),
 	KUNIT_CASE(join_leaves_4k),
 	KUNIT_CASE(join_waits),
+	KUNIT_CASE(join_does_not_wait),
 	KUNIT_CASE(join_is_batched),
 	KUNIT_CASE(join_has_readers),
 	{}

@@ -18,7 +18,7 @@ use crate::{
 const GIB: usize = (1 << 30) / PAGE_SIZE;
 
 /// How long entries have to be joined again after the memory is freed.
-const JOINING: Duration = Duration::from_secs(10);
+const JOINING: Duration = Duration::from_secs(20);
 
 /// Functions that flush the TLB on all CPUs, with which others are called.
 const FLUSHES: &str = "func.function == do_flush_tlb_all || func.function == do_kernel_range_flush";
@@ -27,7 +27,7 @@ const FLUSHES: &str = "func.function == do_flush_tlb_all || func.function == do_
 ///
 /// Prints a table, or, with --csv, a line for each row: kernel, memory, what, pages out of the
 /// direct map, removals, flushes of all TLBs, calls of other CPUs, entries split, and entries that
-/// are still split 10 s after the memory was freed. "-" is what this kernel does not count: removals
+/// are still split 20 s after the memory was freed. "-" is what this kernel does not count: removals
 /// and flushes take trace events, flushes also other CPUs to call (x86), and split entries take
 /// counters in /proc/vmstat (x86).
 ///
@@ -83,20 +83,16 @@ fn more(before: Count, after: Count) -> Count {
     Some(after?.saturating_sub(before?))
 }
 
-/// Entries of the direct map that were split so far.
+/// Entries of 2 MiB of the direct map that were split so far. How many of 1 GiB are split does not
+/// depend on the number of pages alone.
 fn splits() -> Result<Count, Error> {
-    sum(["direct_map_level2_splits", "direct_map_level3_splits"])
+    vmstat("direct_map_level2_splits")
 }
 
 /// Entries that were split, without those that were joined again.
 fn split() -> Result<Count, Error> {
-    let joined = sum(["direct_map_level2_collapses", "direct_map_level3_collapses"])?;
+    let joined = vmstat("direct_map_level2_collapses")?;
     Ok(more(joined, splits()?))
-}
-
-fn sum(names: [&'static str; 2]) -> Result<Count, Error> {
-    let [level2, level3] = names.map(vmstat);
-    Ok(level2?.zip(level3?).map(|(level2, level3)| level2 + level3))
 }
 
 /// How many entries more are split than in the beginning, when the kernel has had time to join
