@@ -2,7 +2,11 @@
 
 //! What is left behind.
 
-use std::{collections::BTreeMap, fs, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use direct_map_scan::page_tables;
 
@@ -18,10 +22,18 @@ pub struct Left {
     leaked: i64,
     /// Pages that the kernel's page tables have in the direct map.
     present: i64,
+    /// Large entries of the direct map that are split, in a kernel that joins them (x86).
+    split: Option<i64>,
 }
 
 /// Memory that comes and goes by itself: a page for each ten rounds that lose one is more.
 const NOISE_KIB: i64 = 4 * 1024;
+
+/// Entries that are split by others, such as modules that are loaded.
+const NOISE_ENTRIES: i64 = 16;
+
+/// The longest that joining entries takes.
+const JOINING: Duration = Duration::from_secs(30);
 
 /// What is between two scans of kmemleak, which believes only in what is older.
 const OLD: Duration = Duration::from_secs(6);
@@ -41,6 +53,16 @@ fn numbers(text: &str) -> BTreeMap<String, i64> {
             Some((name, words.next()?.parse().ok()?))
         })
         .collect()
+}
+
+/// Large entries that were split, without those that were joined again.
+fn split_entries() -> Result<Option<i64>, Error> {
+    let vmstat = numbers(&read("/proc/vmstat")?);
+    let count = |name| vmstat.get(name).copied();
+
+    Ok(count("direct_map_level2_splits")
+        .zip(count("direct_map_level2_collapses"))
+        .map(|(splits, collapses)| splits - collapses))
 }
 
 /// Pages that are free, but kept by a CPU for itself.
@@ -73,6 +95,7 @@ impl Left {
                 .filter(|run| run.present)
                 .map(|run| (run.virt.end - run.virt.start) as i64 / 4096)
                 .sum(),
+            split: split_entries()?,
             memory,
         })
     }
@@ -95,6 +118,7 @@ impl Left {
         if now.present == 0 || now.present + leaked != self.present {
             return Err(Error::Left("the page tables are not whole".into()));
         }
+        self.joined(leaked)?;
         now.unreferenced()?;
         if now.free_kib + 4 * leaked + NOISE_KIB < self.free_kib {
             let kinds: String = now
@@ -110,6 +134,27 @@ impl Left {
             )));
         }
         Ok(())
+    }
+
+    /// Waits until entries that were split meanwhile are joined, except those with a leaked page.
+    fn joined(&self, leaked: i64) -> Result<(), Error> {
+        let begun = Instant::now();
+        let Some(before) = self.split else {
+            return Ok(());
+        };
+        loop {
+            let split = split_entries()?.unwrap_or(before);
+            if split <= before + leaked + NOISE_ENTRIES {
+                println!("stress: {before} large entries split before, {split} after");
+                return Ok(());
+            }
+            if begun.elapsed() > JOINING {
+                return Err(Error::Left(format!(
+                    "{split} large entries of the direct map are split, {before} before"
+                )));
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
     }
 
     /// Asks kmemleak, in a kernel that has it.
