@@ -20,8 +20,7 @@ use crate::{
 ///
 /// Prints a table, or, with --csv, a line for each row: kernel, memory, microseconds of CPU. It is
 /// the time that the VMM runs until the guest has powered off and its memory is freed, without what
-/// it waits. The guest's own instructions are in it, since the emulator counts them alike; but they
-/// hardly depend on the kind of memory, so that the differences are the host's.
+/// it waits. The guest's own instructions are in it, since the emulator counts them alike.
 #[derive(clap::Args)]
 pub struct Args {
     /// The kernel that boots.
