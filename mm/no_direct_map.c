@@ -307,8 +307,11 @@ static bool file_has_hidden_pages(struct file *file)
 	return mapping_no_direct_map(file->f_mapping) && file->f_mapping->nrpages;
 }
 
+/* Files and mappings that are looked at for a report, since RCU waits for all of them. */
+#define REPORT_BUDGET	(1 << 20)
+
 /* Returns whether @task has such a file open or mapped. */
-static bool task_has_hidden_pages(struct task_struct *task)
+static bool task_has_hidden_pages(struct task_struct *task, unsigned int *budget)
 {
 	struct vm_area_struct *vma;
 	struct mm_struct *mm;
@@ -316,9 +319,10 @@ static bool task_has_hidden_pages(struct task_struct *task)
 	unsigned int fd;
 	bool has = false;
 
-	for (fd = 0; !has && (file = fget_task_next(task, &fd)); fd++) {
+	for (fd = 0; !has && *budget && (file = fget_task_next(task, &fd)); fd++) {
 		has = file_has_hidden_pages(file);
 		fput(file);
+		--*budget;
 	}
 
 	task_lock(task);
@@ -328,8 +332,9 @@ static bool task_has_hidden_pages(struct task_struct *task)
 
 		for_each_vma(vmi, vma) {
 			has = vma->vm_file && file_has_hidden_pages(vma->vm_file);
-			if (has)
+			if (has || !*budget)
 				break;
+			--*budget;
 		}
 		mmap_read_unlock(mm);
 	}
@@ -342,7 +347,8 @@ static bool task_has_hidden_pages(struct task_struct *task)
  * @what: The operation that is refused, possibly for that reason.
  *
  * Names one process that has such memory open or mapped. There may be none: the
- * memory may be leaked, or its file in flight in a socket. Logs nothing if no
+ * memory may be leaked, or its file in flight in a socket. The search ends where it
+ * would take too long. Logs nothing if no
  * memory is out of the direct map.
  *
  * Context: Process context.
@@ -350,6 +356,7 @@ static bool task_has_hidden_pages(struct task_struct *task)
 void no_direct_map_report(const char *what)
 {
 	struct task_struct *process, *task;
+	unsigned int budget = REPORT_BUDGET;
 	char comm[TASK_COMM_LEN] = "";
 	pid_t pid = 0;
 
@@ -361,7 +368,7 @@ void no_direct_map_report(const char *what)
 		/* Most threads share the files of the first, which may have exited. */
 		if (task != process && task->files == process->files)
 			continue;
-		if (task_has_hidden_pages(task)) {
+		if (task_has_hidden_pages(task, &budget)) {
 			get_task_comm(comm, task);
 			pid = task_tgid_nr(task);
 			goto found;

@@ -215,10 +215,12 @@ impl AddressSpace {
             )
         };
         if let Err(error) = to_result(ret) {
-            return Err(InsertError {
-                error,
-                folio: folio.if_in_direct_map(),
-            });
+            let folio = if self.no_direct_map() {
+                folio.if_in_direct_map()
+            } else {
+                Some(folio)
+            };
+            return Err(InsertError { error, folio });
         }
 
         // SAFETY: The folio was added to `self`, and `filemap_add_folio` locked it.
@@ -358,6 +360,7 @@ impl FolioBatch {
     ///
     /// The folio comes back, with [`EINVAL`], if the batch is full, the folio is not a single page,
     /// or `index` is beyond the end of the largest file.
+    #[inline]
     pub fn push(&mut self, folio: NewFolio<Init>, index: PageIndex) -> Result<(), InsertError> {
         let fits = folio.order() == Order::PAGE && index.saturating_add(1).offset().is_some();
         let Some(slot) = self

@@ -14,10 +14,7 @@ use crate::{
         GFP,
         MOUNT, //
     },
-    invalidate::{
-        self,
-        Invalidated, //
-    },
+    invalidate,
     kvm::{
         self,
         BoundSlot,
@@ -28,6 +25,7 @@ use crate::{
     memory_failure,
     memslots::{
         Files,
+        Invalidated,
         View, //
     },
     range,
@@ -207,7 +205,7 @@ pub(crate) struct SlotProperties {
 /// `offset` is within a folio.
 pub(crate) fn check(vm: &Vm, file: &File, offset: u64, count: usize) -> Result<SlotProperties> {
     let gmem = opened(file).ok_or(EINVAL)?;
-    if **gmem.view.vm() != *vm {
+    if *gmem.view.vm() != *vm {
         return Err(EINVAL);
     }
 

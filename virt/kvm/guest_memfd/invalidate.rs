@@ -16,7 +16,8 @@ use crate::{
     inode::Memory,
     memslots::{
         BoundView,
-        Files, //
+        Files,
+        Invalidated, //
     }, //
 };
 use kernel::{
@@ -24,36 +25,25 @@ use kernel::{
     mm::pgoff::PageRange, //
 };
 
-/// Pages that no guest has mapped. Guest faults on them retry until this is dropped.
+/// Returns whether the memory is private to the guest.
+fn is_private(inode: &Inode<Memory>) -> bool {
+    !inode.data().has(Flag::InitShared)
+}
+
+/// Unmaps `pages` of `inode` from the guests of all `files`, until the result is dropped.
 ///
-/// The files, and with them their bindings, are borrowed. So the set of memslots in the range
-/// cannot change, and exactly the invalidations that were started are ended.
-#[must_use = "guests can map the pages again immediately when this is unused"]
-pub(crate) struct Invalidated<'a> {
-    files: &'a Files,
-    pages: PageRange,
-}
-
-impl Drop for Invalidated<'_> {
-    fn drop(&mut self) {
-        for view in self.files.iter() {
-            if view.has_slots(self.pages) {
-                view.vm().end_invalidation();
-            }
-        }
-    }
-}
-
-/// Unmaps `pages` of `inode` from the guests of all `files`.
+/// Without a memslot there is nothing to unmap: unbinding one unmaps its pages.
 pub(crate) fn unmap<'a>(
     inode: &Inode<Memory>,
     files: &'a Files,
     pages: PageRange,
 ) -> Invalidated<'a> {
-    for view in files.iter() {
-        start(inode, view, pages);
+    let invalidated = files.unmap(pages, is_private(inode));
+
+    for vm in invalidated.vms() {
+        vm.unmap_pfncaches(inode.mapping(), pages);
     }
-    Invalidated { files, pages }
+    invalidated
 }
 
 /// Unmaps all pages of `inode` from the guest of one file, which is being closed.
@@ -61,22 +51,9 @@ pub(crate) fn unmap<'a>(
 /// The pages are not mapped again. A guest fault that has a page already retries because of the
 /// invalidation, and then gets no reference to the file.
 pub(crate) fn unmap_closing(inode: &Inode<Memory>, view: &BoundView) {
-    if start(inode, view, PageRange::ALL) {
-        view.vm().end_invalidation();
+    let pages = PageRange::ALL;
+
+    if let Some(_invalidation) = view.unmap(pages, is_private(inode)) {
+        view.vm().unmap_pfncaches(inode.mapping(), pages);
     }
-}
-
-/// Unmaps `pages` from stage 2 and from `gfn_to_pfn_cache`s of one file's VM.
-///
-/// Returns whether an invalidation was started: whether a memslot has some of the pages. Without a
-/// memslot there is nothing to unmap: unbinding one unmaps its pages.
-fn start(inode: &Inode<Memory>, view: &BoundView, pages: PageRange) -> bool {
-    let private = !inode.data().has(Flag::InitShared);
-    let Some(invalidation) = view.unmap(pages, private) else {
-        return false;
-    };
-
-    view.vm().keep(invalidation);
-    view.vm().unmap_pfncaches(inode.mapping(), pages);
-    true
 }

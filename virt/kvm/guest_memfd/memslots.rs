@@ -105,7 +105,7 @@ impl View {
     }
 
     /// Returns the virtual machine.
-    pub(crate) fn vm(&self) -> &FileVm {
+    pub(crate) fn vm(&self) -> &Vm {
         &self.vm
     }
 
@@ -113,7 +113,7 @@ impl View {
     ///
     /// The lock of another VM would not keep the memslots from being freed.
     fn is_locked(&self, slots: &SlotsLocked) -> bool {
-        !warn_on_once!(*slots.vm() != **self.vm())
+        !warn_on_once!(*slots.vm() != *self.vm())
     }
 
     /// Returns whether the page at `index`, which was bound to `slot`, still is. Takes no lock.
@@ -136,7 +136,7 @@ pub(crate) struct BoundView(Arc<View>);
 
 impl BoundView {
     /// Returns the virtual machine.
-    pub(crate) fn vm(&self) -> &FileVm {
+    pub(crate) fn vm(&self) -> &Vm {
         self.0.vm()
     }
 
@@ -238,6 +238,16 @@ impl Files {
         nodes.map(|node| &node.view)
     }
 
+    /// Unmaps `pages` from stage 2 of the VMs of all files, as [`BoundView::unmap`].
+    pub(crate) fn unmap(&self, pages: PageRange, private: bool) -> Invalidated<'_> {
+        for view in self.iter() {
+            if let Some(invalidation) = view.unmap(pages, private) {
+                view.0.vm.keep(invalidation);
+            }
+        }
+        Invalidated { files: self, pages }
+    }
+
     /// Returns the bindings of the file that has `view`; [`None`] if it was closed.
     pub(crate) fn of(&self, view: &View) -> Option<&BoundView> {
         self.iter().find(|bound| bound.is_of(view))
@@ -289,6 +299,38 @@ impl Files {
         if let Some(mut node) = link.take() {
             node.view.unbind_all(slots);
             *link = node.next.take();
+        }
+    }
+}
+
+/// Pages that are in no VM's stage 2. Guest faults on them retry until this is dropped.
+///
+/// The files, and with them their bindings, are borrowed. So the set of memslots in the range
+/// cannot change, and exactly the invalidations that were started are ended. Nothing else ends
+/// them: a file's [`FileVm`] is private to this module.
+#[must_use = "guests can map the pages again immediately when this is unused"]
+pub(crate) struct Invalidated<'a> {
+    files: &'a Files,
+    pages: PageRange,
+}
+
+impl Invalidated<'_> {
+    /// Returns the VMs that had some of the pages.
+    pub(crate) fn vms(&self) -> impl Iterator<Item = &Vm> {
+        self.views().map(BoundView::vm)
+    }
+
+    fn views(&self) -> impl Iterator<Item = &BoundView> {
+        let views = self.files.iter();
+
+        views.filter(|view| view.has_slots(self.pages))
+    }
+}
+
+impl Drop for Invalidated<'_> {
+    fn drop(&mut self) {
+        for view in self.views() {
+            view.0.vm.end_invalidation();
         }
     }
 }

@@ -108,6 +108,7 @@ fn populate_page(
     if !slots.vm().is_private(gfn) {
         return Err(EINVAL);
     }
+    let valid = page.folio.is_uptodate();
     page.folio.clear_uptodate();
     let folio = page.folio.unlock();
 
@@ -115,7 +116,10 @@ fn populate_page(
     // guest faults fail, until it is populated again or a hole is punched. (In C the next fault
     // clears it, unless it was up to date before. This crate cannot write to a folio in the page
     // cache, and must not free one that the firmware may own.)
-    post_populate(page.pfn)?;
-    folio.mark_uptodate();
-    Ok(())
+    let result = post_populate(page.pfn);
+    // `EEXIST`: the guest has the page already, and nothing was written to it.
+    if result.is_ok() || (valid && result == Err(EEXIST)) {
+        folio.mark_uptodate();
+    }
+    result
 }

@@ -39,11 +39,11 @@
 #include <linux/cpumask.h>
 #include <linux/init.h>
 #include <linux/kernel.h>
-#include <linux/kstrtox.h>
 #include <linux/list.h>
 #include <linux/memblock.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
+#include <linux/moduleparam.h>
 #include <linux/pgtable.h>
 #include <linux/rcupdate.h>
 #include <linux/rwsem.h>
@@ -66,12 +66,13 @@
 
 /*
  * Bitmaps, with a bit for each area: 2 MiB of physical memory, aligned. Memory
- * that the firmware did not announce at boot has none, and is not joined.
+ * that is added above the last page of boot has none, and is not joined. (The
+ * firmware may announce all of the address space for it.)
  */
 static unsigned long *restored_areas __ro_after_init;	/* Pages came back since the last run */
 static unsigned long *settling_areas __ro_after_init;	/* ... and in the run before that */
 static unsigned long nr_areas __ro_after_init;
-static bool enabled __initdata = true;
+static bool enabled __ro_after_init = true;
 
 static void join_areas(struct work_struct *work);
 static DECLARE_DELAYED_WORK(join_work, join_areas);
@@ -106,19 +107,13 @@ void direct_map_restored(unsigned long addr, unsigned int nr)
 		queue_delayed_work(system_dfl_long_wq, &join_work, JOIN_DELAY);
 }
 
-/* Returns whether a TLB flush reaches all CPUs. One that never ran has an empty TLB. */
+/*
+ * Returns whether a TLB flush reaches all CPUs. A CPU that is present can run kernel
+ * code, and use the direct map, without being online.
+ */
 static bool can_flush_all_cpus(void)
 {
-	unsigned int cpu;
-
-	if (!IS_ENABLED(CONFIG_SMP))
-		return true;
-
-	for_each_cpu_and(cpu, cpu_present_mask, &cpus_booted_once_mask) {
-		if (!cpu_online(cpu))
-			return false;
-	}
-	return true;
+	return cpumask_subset(cpu_present_mask, cpu_online_mask);
 }
 
 static unsigned long area_pfn(unsigned long area)
@@ -286,11 +281,9 @@ static void join_areas(struct work_struct *work)
 	}
 }
 
-static int __init parse_direct_map_join(char *arg)
-{
-	return kstrtobool(arg, &enabled);
-}
-early_param("direct_map_join", parse_direct_map_join);
+/* In sysfs, whether it is done. */
+module_param(enabled, bool, 0444);
+MODULE_PARM_DESC(enabled, "Join entries of the direct map that were split");
 
 static bool __init can_join_areas(void)
 {
@@ -330,10 +323,11 @@ static bool __init can_join_areas(void)
 
 static int __init direct_map_join_init(void)
 {
-	unsigned long nr = DIV_ROUND_UP(max_possible_pfn, PTRS_PER_PTE);
+	unsigned long nr = DIV_ROUND_UP(max_pfn, PTRS_PER_PTE);
 	unsigned long *areas;
 
-	if (!can_join_areas())
+	enabled = can_join_areas();
+	if (!enabled)
 		return 0;
 
 	areas = kvcalloc(BITS_TO_LONGS(nr), sizeof(long), GFP_KERNEL);
@@ -341,6 +335,7 @@ static int __init direct_map_join_init(void)
 	if (!areas || !settling_areas) {
 		kvfree(areas);
 		kvfree(settling_areas);
+		enabled = false;
 		return -ENOMEM;
 	}
 

@@ -4,6 +4,8 @@
  */
 
 #include <kunit/test.h>
+#include <linux/bitmap.h>
+#include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/mmap_lock.h>
@@ -82,12 +84,16 @@ static void run_once(void)
 	flush_delayed_work(&join_work);
 }
 
-/* Runs it as often as it needs for all that was restored so far, and once more. */
+/* Runs it until nothing is left to be done, even if somebody has init_mm's lock now and then. */
 static void run_all(void)
 {
-	run_once();
-	run_once();
-	run_once();
+	for (int i = 0; i < 100; i++) {
+		run_once();
+		if (bitmap_empty(restored_areas, nr_areas) &&
+		    bitmap_empty(settling_areas, nr_areas))
+			return;
+		msleep(20);
+	}
 }
 
 /* Fills @area with a large entry's block. Returns false if there is none. */
@@ -265,21 +271,46 @@ static void join_waits(struct kunit *test)
 		run_once();
 		KUNIT_EXPECT_TRUE(test, is_split(area));
 	}
-	run_once();
+	run_all();
 	KUNIT_EXPECT_TRUE(test, is_joined(area));
+}
+
+struct lock_holder {
+	struct work_struct work;
+	struct completion locked, release;
+};
+
+static void hold_lock(struct work_struct *work)
+{
+	struct lock_holder *holder = container_of(work, struct lock_holder, work);
+
+	mmap_read_lock(&init_mm);
+	complete(&holder->locked);
+	/* The test waits for locks that somebody may hold who waits for this one. */
+	wait_for_completion_timeout(&holder->release, 20 * HZ);
+	mmap_read_unlock(&init_mm);
 }
 
 /* Nobody is waited for: while init_mm's lock is held, areas are kept for a later run. */
 static void join_does_not_wait(struct kunit *test)
 {
 	const struct test_area *area = ((struct test_areas *)test->priv)->area;
+	struct lock_holder holder;
+	int i;
 
 	zap(test, area, 0);
 	restore(test, area, 0);
-	mmap_read_lock(&init_mm);
-	run_all();
+	INIT_WORK_ONSTACK(&holder.work, hold_lock);
+	init_completion(&holder.locked);
+	init_completion(&holder.release);
+	queue_work(system_dfl_long_wq, &holder.work);
+	wait_for_completion(&holder.locked);
+	for (i = 0; i < 3; i++)
+		run_once();
 	KUNIT_EXPECT_TRUE(test, is_split(area));
-	mmap_read_unlock(&init_mm);
+	complete(&holder.release);
+	flush_work(&holder.work);
+	destroy_work_on_stack(&holder.work);
 	run_all();
 	KUNIT_EXPECT_TRUE(test, is_joined(area));
 }
@@ -313,7 +344,7 @@ static void join_is_batched(struct kunit *test)
 #ifdef CONFIG_DEBUG_TLBFLUSH
 	flushes = nr_events(NR_TLB_REMOTE_FLUSH);
 #endif
-	run_once();
+	run_all();
 #ifdef CONFIG_DEBUG_TLBFLUSH
 	flushes = nr_events(NR_TLB_REMOTE_FLUSH) - flushes;
 #endif
@@ -368,8 +399,7 @@ static void join_has_readers(struct kunit *test)
 		flush_tlb_kernel_range(page_addr(area, 1), page_addr(area, 2));
 		KUNIT_EXPECT_TRUE(test, is_split(area));
 		set_direct_map_default_noflush(page_addr(area, 1), 1);
-		run_once();
-		run_once();
+		run_all();
 		KUNIT_EXPECT_TRUE(test, is_joined(area));
 	}
 	while (!READ_ONCE(reader.rounds))
