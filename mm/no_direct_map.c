@@ -308,7 +308,7 @@ static bool file_has_hidden_pages(struct file *file)
 }
 
 /* Files and mappings that are looked at for a report, since RCU waits for all of them. */
-#define REPORT_BUDGET	(1 << 20)
+#define REPORT_BUDGET	1000000
 
 /* Returns whether @task has such a file open or mapped. */
 static bool task_has_hidden_pages(struct task_struct *task, unsigned int *budget)

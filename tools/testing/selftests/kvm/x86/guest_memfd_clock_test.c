@@ -25,6 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "direct_map.h"
 #include "kselftest_harness.h"
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
@@ -927,16 +928,12 @@ TEST_F(clock, punching_a_hole_removes_the_alias)
 static u64 pfn_at(int fd, off_t offset)
 {
 	char *page = __kvm_mmap(PAGE_SIZE, PROT_READ, MAP_SHARED, fd, offset);
-	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	u64 entry;
+	u64 pfn;
 
 	READ_ONCE(*page);
-	TEST_ASSERT(pread(pagemap, &entry, sizeof(entry),
-			  (unsigned long)page / PAGE_SIZE * sizeof(entry)) == sizeof(entry),
-		    "Cannot read /proc/self/pagemap");
-	close(pagemap);
+	pfn = phys_addr(page) / PAGE_SIZE;
 	kvm_munmap(page, PAGE_SIZE);
-	return entry & ((1ull << 55) - 1);
+	return pfn;
 }
 
 /*
