@@ -206,16 +206,18 @@ impl Gmem {
             .map_err(|e| Error::Call("fallocate", e))
     }
 
-    /// Allocates all pages, as soon as there is memory for them.
-    pub fn fallocate_when_free(&self) -> Result<(), Error> {
+    /// Allocates all pages, as soon as there is memory for them, and touches them.
+    pub fn populate_when_free(&self) -> Result<(), Error> {
         let start = Instant::now();
         loop {
             match self.fallocate(0, self.pages) {
                 Err(Error::Call(_, e))
                     if e.raw_os_error() == Some(libc::ENOMEM) && start.elapsed() < PATIENCE => {}
-                result => return result,
+                result => break result?,
             }
         }
+        touch(&self.mapping, self.first, self.pages);
+        Ok(())
     }
 
     /// Frees all pages.
