@@ -401,7 +401,7 @@ TEST_F(order, userspace_maps_a_pmd)
  * Nothing is split: a folio's entry has the size and the flags that it had, and its large
  * entry is absent as a whole in between. (arm64 has only small ones here.)
  */
-TEST_F(order, its_entry_is_as_it_was)
+TEST_F_TIMEOUT(order, its_entry_is_as_it_was, LONG)
 {
 	const long blocks = 16;
 	int fd = create(self->vm, blocks * self->size, variant->flags, self->order);
